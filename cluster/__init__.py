@@ -1,0 +1,1 @@
+"""Where the votes are counted: units out to workers, counts back, a crash-safe record of both."""

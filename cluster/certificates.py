@@ -1,0 +1,85 @@
+"""The certificates of a finished run on disk: Parquet for us, tab-separated in the field's own form for others."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.ledger import write_whole
+from ebsc.bounds import floor_radius
+from ebsc.campaign import Outcome
+from ebsc.errors import InputError
+
+__all__ = ["correct", "read", "to_tsv", "write"]
+
+
+def correct(certificates: np.ndarray) -> np.ndarray:
+    """True where a certificate is for the right class, shape (N,): something is certified, and it is the label."""
+    return (certificates["radius"] > 0) & (certificates["predicted"] == certificates["label"])
+
+
+def write(folder: Path, certificates: np.ndarray, seconds: np.ndarray) -> None:
+    """Write ``certificates.parquet`` and ``certificates.tsv``, each whole or not at all.
+
+    Args:
+        folder: the run folder.
+        certificates: of :meth:`ebsc.campaign.Campaign.certificates`.
+        seconds: worker time spent on each image; the one column that differs between equal runs.
+    """
+    names = [outcome.name.lower() for outcome in Outcome]
+    columns = {
+        name: pa.array(list(certificates[name])) if certificates[name].ndim > 1 else pa.array(certificates[name])
+        for name in certificates.dtype.names
+        if name != "outcome"
+    }
+    columns["outcome"] = pa.array([names[outcome] for outcome in certificates["outcome"]])
+    columns["seconds"] = pa.array(seconds)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink, compression="zstd")
+    write_whole(folder / "certificates.parquet", sink.getvalue().to_pybytes())
+    write_whole(folder / "certificates.tsv", to_tsv(certificates, seconds).encode())
+
+
+def to_tsv(certificates: np.ndarray, seconds: np.ndarray) -> str:
+    """``idx label predict radius correct time``, as Cohen et al.'s scripts write and read it.
+
+    Radii are rounded down, and the class of an image that abstains is -1, as those scripts expect.
+    """
+    lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
+    for row, right, spent in zip(certificates, correct(certificates), seconds, strict=True):
+        predict = row["predicted"] if row["radius"] > 0 else -1
+        took = timedelta(seconds=float(spent))
+        lines.append(f"{row['index']}\t{row['label']}\t{predict}\t{floor_radius(row['radius'])}\t{right:d}\t{took}")
+    return "\n".join(lines) + "\n"
+
+
+def read(folder: str | Path) -> np.ndarray:
+    """The certificates of a finished run: fields ``index``, ``label``, ``predicted``, ``radius``, ``draws``, ``outcome``.
+
+    Raises:
+        InputError: the run is not finished, or the file is damaged.
+    """
+    path = Path(folder) / "certificates.parquet"
+    wanted = [
+        ("index", "i8"),
+        ("label", "i8"),
+        ("predicted", "i8"),
+        ("radius", "f8"),
+        ("draws", "i8"),
+        ("outcome", "i1"),
+    ]
+    try:
+        table = pq.read_table(path, columns=[name for name, _ in wanted])
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} is not finished: certificates.parquet is missing; start its command again"
+        ) from None
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:160]}") from error
+    result = np.zeros(table.num_rows, dtype=wanted)
+    for name, _ in wanted[:-1]:
+        result[name] = table[name].to_numpy()
+    result["outcome"] = [Outcome[name.upper()] for name in table["outcome"].to_pylist()]
+    return result

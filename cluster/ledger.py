@@ -1,0 +1,151 @@
+"""The crash-safe record of a run: ``config.json`` and an append-only ``ledger.jsonl``, under a lock."""
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from ebsc.errors import InputError
+
+__all__ = ["Ledger", "read_config", "write_whole"]
+
+Record = dict[str, Any]
+
+
+class Ledger:
+    """A run folder, held by one driver at a time.
+
+    Opening creates the folder, or continues a run of the same configuration. One line of the ledger is one finished look
+    of one image; every :meth:`append` reaches the disk before it returns. A last line that a crash tore is dropped.
+
+    Args:
+        folder: the run folder.
+        config: what the run is. All under ``config["question"]`` must equal what the folder already holds; the rest (how
+            many workers, which host) may change from session to session.
+
+    Raises:
+        InputError: another driver holds the folder; it holds another configuration or a damaged ledger; it cannot be
+            written. Nothing is overwritten.
+    """
+
+    def __init__(self, folder: str | Path, config: dict[str, Any]) -> None:
+        self.folder = Path(folder)
+        self._lock = self._acquire()
+        try:
+            self._check_config(config)
+            self.records = self._read()
+            self._file = (self.folder / "ledger.jsonl").open("ab")
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+        (self.folder / "driver.json").unlink(missing_ok=True)
+        self._lock.release()
+
+    def append(self, records: list[Record], seconds: np.ndarray) -> None:
+        """Record finished looks, with the worker seconds that each took."""
+        if not records:
+            return
+        lines = [
+            json.dumps({**record, "seconds": round(float(s), 6)}) for record, s in zip(records, seconds, strict=True)
+        ]
+        self._file.write("".join(line + "\n" for line in lines).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _acquire(self) -> filelock.FileLock:
+        holder = self.folder / "driver.json"
+        lock = filelock.FileLock(self.folder / "lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise InputError(f"{self.folder} is in use by another driver ({_describe(holder)})") from None
+        except OSError as error:
+            raise InputError(f"cannot write to the run folder {self.folder}: {error.strerror}") from error
+        try:
+            who = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            write_whole(holder, json.dumps(who).encode())
+        except OSError as error:
+            lock.release()
+            raise InputError(f"cannot write to the run folder {self.folder}: {error.strerror}") from error
+        return lock
+
+    def _check_config(self, config: dict[str, Any]) -> None:
+        path = self.folder / "config.json"
+        if not path.exists():
+            if (self.folder / "ledger.jsonl").exists():
+                raise InputError(f"{self.folder} holds a ledger but no config.json: not a run folder that can go on")
+            write_whole(path, json.dumps(config, indent=2).encode() + b"\n")
+            return
+        old, new = read_config(self.folder)["question"], json.loads(json.dumps(config["question"]))
+        changed = [
+            f"{key} is {old.get(key)!r} there, {new.get(key)!r} here"
+            for key in sorted({*old, *new})
+            if old.get(key) != new.get(key)
+        ]
+        if changed:
+            raise InputError(f"{self.folder} holds a run of another configuration: {'; '.join(changed)}")
+
+    def _read(self) -> list[Record]:
+        path = self.folder / "ledger.jsonl"
+        if not path.exists():
+            return []
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        records = []
+        for number, line in enumerate(data[:whole].splitlines(), 1):
+            try:
+                record = json.loads(line)
+                if not (isinstance(record["image"], int) and isinstance(record["look"], int) and record["votes"]):
+                    raise ValueError
+            except (ValueError, KeyError, TypeError):
+                raise InputError(
+                    f"{path}, line {number} is not a ledger line: the file is damaged or foreign"
+                ) from None
+            records.append(record)
+        if whole < len(data):
+            os.truncate(path, whole)
+        return records
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """``config.json`` of a run folder.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+        config["question"].items()
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not a run folder: config.json is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read: {error!r}") from error
+    return config
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it appears whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def _describe(holder: Path) -> str:
+    try:
+        who = json.loads(holder.read_bytes())
+        return f"process {who['pid']} on {who['host']} since {who['since']}"
+    except (OSError, ValueError, KeyError):
+        return "holder unknown"

@@ -1,0 +1,84 @@
+"""The worker: a thin shell around :class:`ebsc.votes.Voter`. A plain class; ``ray.remote`` is applied where it is used."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ebsc.campaign import Unit
+from ebsc.model import ModelSpec, unpack
+from ebsc.votes import Precision, Voter
+
+__all__ = ["Assignment", "Tally", "Worker"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """All that a worker needs, sent once.
+
+    Attributes:
+        spec: the model's specification.
+        weights: the bytes of its safetensors file.
+        plain: vote without the denoiser.
+        images: the images being certified, in the order of the campaign's rows.
+        levels: L, the integer of white.
+        device: ``cpu``, ``cuda``, or ``auto``: CUDA where there is one.
+        precision, batch, compiled: see :class:`ebsc.votes.Voter`.
+        threads: CPU threads of a worker; 0 leaves torch's choice.
+    """
+
+    spec: ModelSpec
+    weights: bytes
+    plain: bool = False
+    images: np.ndarray
+    levels: int
+    device: str = "auto"
+    precision: Precision = "float32"
+    batch: int = 256
+    compiled: bool = False
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of a unit, the seconds it took, and the micro-batch in use (it is halved when memory runs out)."""
+
+    counts: np.ndarray
+    seconds: float
+    batch: int
+
+
+class Worker:
+    """Counts units, one after the other, on one device."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        if assignment.threads:
+            torch.set_num_threads(assignment.threads)
+        model = unpack(assignment.spec, assignment.weights)
+        device = assignment.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._voter = Voter(
+            model.plain() if assignment.plain else model,
+            assignment.images,
+            levels=assignment.levels,
+            n_classes=assignment.spec.n_classes,
+            device=device,
+            precision=assignment.precision,
+            batch=assignment.batch,
+            compiled=assignment.compiled,
+        )
+
+    def count(self, unit: Unit) -> Tally:
+        """Votes of a unit. Out of memory, it goes on with half the micro-batch: counts do not depend on it."""
+        started = time.perf_counter()
+        while True:
+            try:
+                counts = self._voter.count(unit)
+                return Tally(counts, time.perf_counter() - started, self._voter.batch)
+            except torch.OutOfMemoryError:
+                if self._voter.batch == 1:
+                    raise
+                self._voter.resize(self._voter.batch // 2)
+                torch.cuda.empty_cache()

@@ -1,0 +1,329 @@
+"""A certification campaign: which draws are needed next, and what the counts so far certify.
+
+Plain state with two verbs, and no clock, device or I/O, so that one campaign serves a laptop, a cluster and a test::
+
+    campaign = Campaign(labels, n_classes, sigma, budget=Fixed())
+    while units := campaign.next_units(size=4096):
+        for unit in units:
+            campaign.merge(unit, voter.count(unit))
+    campaign.certificates()
+
+Every image goes through *looks*. Look 0 selects the candidate class on draws of their own. Looks 1, 2, ... estimate the
+candidate's probability on growing totals of fresh draws. The next look of an image is planned when all draws of its present
+look are merged, so that nothing depends on the order in which counts arrive.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from ebsc.bounds import clopper_pearson_lower, radius
+from ebsc.budgets import Budget
+from ebsc.noise import BLOCK, Stream
+
+__all__ = ["SPAN", "Campaign", "Outcome", "Unit"]
+
+SPAN = np.dtype([("row", np.int32), ("image", np.int64), ("stream", np.int8), ("start", np.int64), ("stop", np.int64)])
+"""Draws ``start`` to ``stop - 1`` of ``image`` in ``stream``; ``row`` is its place among the images being certified."""
+
+
+class Outcome(IntEnum):
+    """How an image ended."""
+
+    PENDING = 0
+    """Draws are still to be counted."""
+    CERTIFIED = 1
+    """g is constant within ``radius``, and every radius that was asked for is decided."""
+    ABSTAINED = 2
+    """The candidate's probability could not be shown to exceed 1/2; nothing is certified. More draws may help."""
+    BUDGET_SPENT = 3
+    """Certified within ``radius``, but n draws left a larger radius that was asked for undecided. Raise n to decide it."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What travels to a worker: addresses of draws. The same unit gives the same counts anywhere."""
+
+    number: int
+    seed: int
+    spans: np.ndarray
+
+    @property
+    def draws(self) -> int:
+        """Number of draws."""
+        return int((self.spans["stop"] - self.spans["start"]).sum())
+
+
+class Campaign:
+    """The state of a certification. See the module's docstring.
+
+    Args:
+        labels: true classes of the images to certify.
+        n_classes: number of classes.
+        sigma: standard deviation of the smoothing noise.
+        budget: :class:`ebsc.budgets.Fixed` or :class:`ebsc.budgets.Sequential`.
+        images: what addresses the draws of each image, its index in the data set; 0, 1, 2, ... when absent.
+        seed: seed of all draws.
+
+    Attributes:
+        queued: draws planned and not yet given out.
+    """
+
+    def __init__(
+        self,
+        labels: Int64[np.ndarray, " row"],
+        n_classes: int,
+        sigma: float,
+        *,
+        budget: Budget,
+        images: Int64[np.ndarray, " row"] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.labels = labels
+        self.images = np.arange(len(labels)) if images is None else images
+        self.sigma = sigma
+        self.budget = budget
+        self.seed = seed
+        self.outcome = np.full(len(labels), Outcome.PENDING, dtype=np.int8)
+        self.look = np.zeros(len(labels), dtype=np.int16)
+        self.predicted = np.zeros(len(labels), dtype=np.int64)
+        self.p_lower = np.zeros(len(labels))
+        self.counts = {stream: np.zeros((len(labels), n_classes), dtype=np.int32) for stream in Stream}
+        self._looks, self._spending = budget.looks, budget.spending
+        self._waiting = np.zeros(len(labels), dtype=np.int64)
+        self._queue: deque[np.ndarray] = deque()
+        self._out: dict[int, Unit] = {}
+        self._units = 0
+        self.queued = 0
+        self._plan(np.arange(len(labels)))
+
+    # -- planning ---------------------------------------------------------------------------------------------------
+
+    def next_units(self, size: int, limit: int | None = None) -> list[Unit]:
+        """Units of at most ``size`` draws that can be counted now, at most ``limit`` of them.
+
+        Empty when everything that can be planned is out, or when the campaign is done. A span is cut at multiples of
+        :data:`ebsc.noise.BLOCK`, so that no block of noise is drawn twice; ``size`` is raised to one block.
+        """
+        units: list[Unit] = []
+        while self._queue and (limit is None or len(units) < limit):
+            unit = Unit(self._units, self.seed, self._take(max(size, BLOCK)))
+            self.queued -= unit.draws
+            self._units += 1
+            self._out[unit.number] = unit
+            units.append(unit)
+        return units
+
+    def _take(self, size: int) -> np.ndarray:
+        taken = []
+        while size > 0 and self._queue:
+            spans = self._queue.popleft()
+            head = spans[:size]  # a span has at least one draw, so no more than ``size`` of them fit
+            ends = np.cumsum(head["stop"] - head["start"])
+            whole = int(np.searchsorted(ends, size, side="right"))
+            taken.append(head[:whole])
+            size -= int(ends[whole - 1]) if whole else 0
+            rest = spans[whole:]
+            if not len(rest):
+                continue
+            cut = (int(rest["start"][0]) + size) // BLOCK * BLOCK
+            if cut > rest["start"][0]:
+                piece, rest = rest[:1].copy(), rest.copy()
+                piece["stop"], rest["start"][0] = cut, cut
+                taken.append(piece)
+            self._queue.appendleft(rest)
+            break
+        return np.concatenate(taken)
+
+    def _plan(self, rows: np.ndarray) -> None:
+        """Queue the draws of the present look of these rows."""
+        if not len(rows):
+            return
+        look = self.look[rows]
+        totals = np.concatenate([[0], self._looks])
+        spans = np.zeros(len(rows), dtype=SPAN)
+        spans["row"], spans["image"] = rows, self.images[rows]
+        spans["stream"] = np.where(look == 0, Stream.SELECT, Stream.ESTIMATE)
+        spans["start"] = np.where(look == 0, 0, totals[np.maximum(look - 1, 0)])
+        spans["stop"] = np.where(look == 0, self.budget.n0, totals[look])
+        self._waiting[rows] = spans["stop"] - spans["start"]
+        self._queue.append(spans)
+        self.queued += int(self._waiting[rows].sum())
+
+    # -- counting ---------------------------------------------------------------------------------------------------
+
+    def merge(self, unit: Unit, counts: Int64[np.ndarray, "span class"]) -> Int64[np.ndarray, " row"]:
+        """Add the counts of a unit.
+
+        Args:
+            unit: one that :meth:`next_units` gave out and that was not merged before.
+            counts: votes of each span for each class.
+
+        Returns:
+            Rows that have finished a look by this.
+
+        Raises:
+            ValueError: the unit is not out, or the counts are not those of its draws.
+        """
+        if unit.number not in self._out:
+            raise ValueError(f"unit {unit.number} is not out: it was merged before, or belongs to another campaign")
+        spans = self._out[unit.number].spans
+        draws = spans["stop"] - spans["start"]
+        n_classes = self.counts[Stream.SELECT].shape[1]
+        if counts.shape != (len(spans), n_classes) or (counts < 0).any() or (counts.sum(1) != draws).any():
+            raise ValueError(f"unit {unit.number}: counts do not add up to its draws")
+        del self._out[unit.number]
+        for stream in Stream:
+            mine = spans["stream"] == stream
+            np.add.at(self.counts[stream], spans["row"][mine], counts[mine])
+        np.subtract.at(self._waiting, spans["row"], draws)
+        touched = np.unique(spans["row"]).astype(np.int64)
+        finished = touched[self._waiting[touched] == 0]
+        self._advance(finished)
+        return finished
+
+    def _advance(self, rows: np.ndarray) -> None:
+        """Draw the conclusions of a finished look and plan the next."""
+        selected = rows[self.look[rows] == 0]
+        self.predicted[selected] = self.counts[Stream.SELECT][selected].argmax(1)
+        estimated = rows[self.look[rows] > 0]
+        undecided = self._conclude(estimated)
+        onward = np.concatenate([selected, estimated[undecided]])
+        self.look[onward] += 1
+        self._plan(np.sort(onward))
+
+    def _conclude(self, rows: np.ndarray) -> Bool[np.ndarray, " row"]:
+        """Update the bound after an estimation look, settle what is decided; True where more draws are wanted."""
+        if not len(rows):
+            return np.zeros(0, dtype=bool)
+        look = self.look[rows] - 1
+        successes = self.counts[Stream.ESTIMATE][rows, self.predicted[rows]].astype(np.int64)
+        bound = clopper_pearson_lower(successes, self._looks[look], self._spending[look])
+        self.p_lower[rows] = lower = np.maximum(self.p_lower[rows], bound)
+        undecided, onward = self.budget.judge(lower, successes, look, self.sigma)
+        settled = rows[~onward]
+        self.outcome[settled] = np.where(
+            self.p_lower[settled] <= 0.5,
+            Outcome.ABSTAINED,
+            np.where(undecided[~onward], Outcome.BUDGET_SPENT, Outcome.CERTIFIED),
+        )
+        return onward
+
+    # -- what is known ----------------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether every image is settled."""
+        return not self._queue and not self._out
+
+    @property
+    def settled(self) -> int:
+        """Number of images that need no more draws."""
+        return int((self.outcome != Outcome.PENDING).sum())
+
+    @property
+    def draws(self) -> int:
+        """Draws merged so far."""
+        return int(sum(counts.sum(dtype=np.int64) for counts in self.counts.values()))
+
+    def expected_draws(self, sample: int = 256) -> int:
+        """Draws still to come, about: each pending image is taken to go on at the success rate it has shown."""
+        pending = np.flatnonzero(self.outcome == Outcome.PENDING)
+        if not len(pending):
+            return 0
+        some = pending[:: -(-len(pending) // sample)]
+        counts = self.counts[Stream.ESTIMATE][some]
+        seen = counts.sum(1)
+        left = np.zeros(len(some))
+        rate = counts[np.arange(len(some)), self.predicted[some]] / np.maximum(seen, 1)
+        # before its first look an image is taken to be like those that have had one
+        rate = np.where(seen > 0, rate, np.median(rate[seen > 0]) if (seen > 0).any() else 1.0)
+        active, lower = np.ones(len(some), dtype=bool), self.p_lower[some].copy()
+        for look, total in enumerate(self._looks):
+            due = active & (self.look[some] <= look + 1)
+            left[due] = total - seen[due]
+            successes = np.rint(rate * total).astype(np.int64)
+            bound = clopper_pearson_lower(successes, total, self._spending[look])
+            lower = np.where(due, np.maximum(lower, bound), lower)
+            active[due] = self.budget.judge(lower[due], successes[due], np.full(due.sum(), look), self.sigma)[1]
+        selecting = self.budget.n0 * int((self.look[pending] == 0).sum())
+        return int(left.mean() * len(pending)) + selecting
+
+    def certificates(self) -> np.ndarray:
+        """What the counts so far certify: a structured array, one row an image.
+
+        Fields: ``index`` (in the data set), ``label``, ``predicted`` (the candidate class, whatever the outcome),
+        ``outcome`` (:class:`Outcome`), ``radius`` (L2, pixels on [0, 1]; 0 unless certified), ``p_lower``, ``draws``
+        (all, selecting included), ``select`` and ``counts`` (votes for each class, selecting and estimating).
+        """
+        n_classes = self.counts[Stream.SELECT].shape[1]
+        table = np.zeros(
+            len(self.labels),
+            dtype=[("index", "i8"), ("label", "i8"), ("predicted", "i8"), ("outcome", "i1"), ("radius", "f8")]
+            + [("p_lower", "f8"), ("draws", "i8"), ("select", "i4", n_classes), ("counts", "i4", n_classes)],
+        )
+        select, estimate = self.counts[Stream.SELECT], self.counts[Stream.ESTIMATE]
+        table["index"], table["label"], table["predicted"] = self.images, self.labels, self.predicted
+        table["outcome"], table["radius"], table["p_lower"] = (
+            self.outcome,
+            radius(self.p_lower, self.sigma),
+            self.p_lower,
+        )
+        table["draws"], table["select"], table["counts"] = select.sum(1) + estimate.sum(1), select, estimate
+        return table
+
+    # -- records ----------------------------------------------------------------------------------------------------
+
+    def records(self, rows: Int64[np.ndarray, " row"]) -> list[dict[str, Any]]:
+        """What the last finished look of each row added, for a ledger: enough for :meth:`restore`."""
+        result = []
+        for row in rows.tolist():
+            settled = self.outcome[row] != Outcome.PENDING
+            look = int(self.look[row]) - (not settled)
+            counts = self.counts[Stream.ESTIMATE if look else Stream.SELECT][row]
+            votes = {str(c): int(counts[c]) for c in np.flatnonzero(counts)}
+            record: dict[str, Any] = {"image": int(self.images[row]), "look": look, "votes": votes}
+            if settled:
+                record["outcome"] = Outcome(self.outcome[row]).name.lower()
+            result.append(record)
+        return result
+
+    def restore(self, records: Sequence[dict[str, Any]]) -> None:
+        """Replay what :meth:`records` gave, in any order that keeps each image's looks in sequence.
+
+        To be called before :meth:`next_units`. Bounds and decisions are computed again from the counts.
+
+        Raises:
+            ValueError: a record that does not belong to this campaign.
+        """
+        place = {int(image): row for row, image in enumerate(self.images)}
+        waves: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+        for record in records:
+            if record["image"] not in place:
+                raise ValueError(f"image {record['image']} is not part of this campaign")
+            waves.setdefault(record["look"], []).append((place[record["image"]], record))
+        for look in sorted(waves):
+            rows = np.array([row for row, _ in waves[look]])
+            if len(set(rows.tolist())) < len(rows) or (self.look[rows] != look).any() or self.outcome[rows].any():
+                raise ValueError(f"look {look} of an image is recorded twice or out of sequence")
+            counts = np.zeros((len(rows), self.counts[Stream.SELECT].shape[1]), dtype=np.int32)
+            for line, (_, record) in enumerate(waves[look]):
+                for name, votes in record["votes"].items():
+                    counts[line, int(name)] = votes
+            total = self._looks[look - 1] if look else self.budget.n0
+            if (counts < 0).any() or (counts.sum(1) != total).any():
+                raise ValueError(f"votes of look {look} do not add up to {total}")
+            self.counts[Stream.ESTIMATE if look else Stream.SELECT][rows] = counts
+            self._advance(rows)
+        self._replan()
+
+    def _replan(self) -> None:
+        self._queue.clear()
+        self.queued = 0
+        for look in range(len(self._looks) + 1):
+            self._plan(np.flatnonzero((self.outcome == Outcome.PENDING) & (self.look == look)))

@@ -1,0 +1,206 @@
+"""Named data sets as integer images on a known pixel lattice."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from ebsc.errors import InputError
+
+__all__ = ["Dataset", "Split", "data_root", "load", "names"]
+
+Split = Literal["train", "test"]
+
+# torchvision class, the files it wants below the data root, what they are called when one has to fetch them by hand
+_TORCHVISION = {
+    "mnist": ("MNIST", "MNIST/raw"),
+    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
+    "kmnist": ("KMNIST", "KMNIST/raw"),
+    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
+}
+_FILES = {
+    "mnist": "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte",
+    "cifar10": "data_batch_1 to data_batch_5, test_batch, batches.meta",
+}
+_DIGITS_TRAIN = 1437
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Images and labels of one split.
+
+    Attributes:
+        name: the name given to :func:`load`.
+        split: ``train`` or ``test``.
+        images: ``uint8`` pixel integers in {0..levels}, the lattice on which certificates are sound in floats; or
+            ``float32`` in [0, 1] for images off the lattice, whose certificates are marked as not sound in floats.
+        labels: classes 0 to ``n_classes - 1``.
+        levels: the integer L that stands for white; a pixel's value is ``image / L``.
+        n_classes: number of classes.
+
+    Raises:
+        InputError: shapes, dtypes or ranges are not as stated.
+
+    >>> digits = load("digits", "test")
+    >>> digits.images.shape, digits.levels, digits.n_classes
+    ((360, 1, 8, 8), 16, 10)
+    """
+
+    name: str
+    split: Split
+    images: UInt8[np.ndarray, "image channel height width"] | Float32[np.ndarray, "image channel height width"]
+    labels: Int64[np.ndarray, " image"]
+    levels: int
+    n_classes: int
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype not in (np.uint8, np.float32):
+            raise InputError(
+                f"{self.name}: images must be uint8 of shape (N, C, H, W), not {self.images.dtype} {self.images.shape}"
+            )
+        if self.labels.shape != self.images.shape[:1]:
+            raise InputError(f"{self.name}: {len(self.images)} images but labels of shape {self.labels.shape}")
+        if self.images.dtype == np.uint8 and self.images.size and self.images.max() > self.levels:
+            raise InputError(
+                f"{self.name}: pixel {self.images.max()} is off the lattice {{0..{self.levels}}}: state the true levels"
+            )
+        if self.images.dtype == np.float32 and not np.isfinite(self.images).all():
+            raise InputError(f"{self.name}: images contain NaN or infinity")
+        if self.labels.size and not 0 <= self.labels.min() <= self.labels.max() < self.n_classes:
+            raise InputError(f"{self.name}: labels must lie in 0..{self.n_classes - 1}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of one image."""
+        channel, height, width = self.images.shape[1:]
+        return channel, height, width
+
+    @property
+    def on_lattice(self) -> bool:
+        """Whether the images are integers on {0..levels}."""
+        return self.images.dtype == np.uint8
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of images and labels, so that a run can name exactly what it was certified on."""
+        digest = hashlib.sha256(f"{self.images.shape} {self.images.dtype} {self.levels}".encode())
+        digest.update(self.images.tobytes())
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+    def off_lattice(self) -> "Dataset":
+        """The same images as ``float32``: noise is then added in floats and certificates are not sound in floats."""
+        if not self.on_lattice:
+            return self
+        return replace(self, images=self.images.astype(np.float32) / np.float32(self.levels))
+
+    def take(self, indices: Int64[np.ndarray, " part"]) -> "Dataset":
+        """Some of the images, as a data set."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+
+def names() -> list[str]:
+    """Data sets known by name.
+
+    >>> names()
+    ['digits', 'mnist', 'fashion-mnist', 'kmnist', 'cifar10']
+    """
+    return ["digits", *_TORCHVISION]
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Where data sets live: ``root`` if given, else ``$EBSC_DATA``, else ``~/.cache/ebsc/data``."""
+    return Path(root or os.environ.get("EBSC_DATA") or "~/.cache/ebsc/data").expanduser()
+
+
+def load(name: str, split: Split, root: str | Path | None = None) -> Dataset:
+    """One split of a data set: a known name, or the path of a user's own ``.npz``.
+
+    ``digits`` (scikit-learn, 8 x 8, L = 16) needs no files: its first 1,437 images are the training split. The others
+    come through torchvision from the data root, and are downloaded there when absent. An ``.npz`` holds
+    ``train_images``, ``train_labels``, ``test_images``, ``test_labels``, and optionally ``levels`` (255 when absent):
+    images ``uint8`` of shape (N, H, W) or (N, C, H, W), or floats in [0, 1].
+
+    Args:
+        name: one of :func:`names`, or a path that ends in ``.npz``.
+        split: ``train`` or ``test``.
+        root: see :func:`data_root`.
+
+    Raises:
+        InputError: unknown name, missing or damaged files, wrong arrays.
+    """
+    if name.endswith(".npz"):
+        return _npz(Path(name), split)
+    if name == "digits":
+        return _digits(split)
+    if name in _TORCHVISION:
+        return _torchvision(name, split, data_root(root))
+    raise InputError(f"unknown data set {name!r}: choose one of {', '.join(names())}, or give the path of an .npz file")
+
+
+def _digits(split: Split) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    part = slice(None, _DIGITS_TRAIN) if split == "train" else slice(_DIGITS_TRAIN, None)
+    images = bunch.images[part, None].astype(np.uint8)
+    return Dataset(name="digits", split=split, images=images, labels=bunch.target[part], levels=16, n_classes=10)
+
+
+def _torchvision(name: str, split: Split, root: Path) -> Dataset:
+    import torchvision.datasets
+
+    class_name, folder = _TORCHVISION[name]
+    make: Callable[..., Any] = getattr(torchvision.datasets, class_name)
+    try:
+        try:
+            source = make(root, train=split == "train", download=False)
+        except RuntimeError:  # torchvision's word for "not found"
+            source = make(root, train=split == "train", download=True)
+    except Exception as error:  # torchvision raises whatever its parser or the network raises
+        files = _FILES.get(name, _FILES["mnist"])
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"{name} cannot be read from {root / folder} nor downloaded ({reason}): put {files} there,"
+            " or name another data root with --data-root or EBSC_DATA"
+        ) from error
+    images = np.asarray(source.data)
+    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    labels = np.asarray(source.targets, dtype=np.int64)
+    return Dataset(name=name, split=split, images=np.ascontiguousarray(images), labels=labels, levels=255, n_classes=10)
+
+
+def _npz(path: Path, split: Split) -> Dataset:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, labels = file[f"{split}_images"], file[f"{split}_labels"]
+            levels = int(file["levels"]) if "levels" in file else 255
+    except KeyError as error:
+        raise InputError(f"{path}: no array {error}; wanted are {split}_images and {split}_labels") from error
+    except Exception as error:  # a missing, truncated, pickled or foreign file
+        raise InputError(f"{path}: not a readable .npz data set ({error})") from error
+    if images.ndim == 3:
+        images = images[:, None]
+    if np.issubdtype(images.dtype, np.floating):
+        images = _to_lattice(images, levels)
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1 or not labels.size:
+        raise InputError(f"{path}: labels must be integers of shape (N,), not {labels.dtype} {labels.shape}")
+    labels = labels.astype(np.int64)
+    return Dataset(
+        name=str(path), split=split, images=images, labels=labels, levels=levels, n_classes=int(labels.max()) + 1
+    )
+
+
+def _to_lattice(images: np.ndarray, levels: int) -> np.ndarray:
+    """Floats that are integers over ``levels`` as ``uint8``; all others as ``float32``, off the lattice."""
+    scaled = images * levels
+    pixels = np.rint(scaled)
+    if levels <= 255 and np.abs(scaled - pixels).max(initial=0) < 1e-3 and 0 <= pixels.min() <= pixels.max() <= levels:
+        return pixels.astype(np.uint8)
+    return images.astype(np.float32)

@@ -1,0 +1,190 @@
+"""An EBSC as one module, and the folder that holds it: ``model.json`` + ``model.safetensors``."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ebsc import classifier, energy
+from ebsc.errors import InputError
+from ebsc.estimator import EmpiricalBayes
+from ebsc.networks import UNet
+
+__all__ = ["Ebsc", "ModelSpec", "build", "check_sigma", "load", "pack", "save", "unpack"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What ``model.json`` holds.
+
+    Attributes:
+        sigma: standard deviation of the noise, on the scale where pixels lie in [0, 1].
+        shape: channels, height, width of an image.
+        n_classes: number of classes.
+        levels: the pixel lattice the model was trained on is {0..levels} / levels.
+        denoiser: ``{"kind": name, **options}``: ``none``, ``network`` (plain image-to-image regression), or an energy of
+            :mod:`ebsc.energy`.
+        classifier: ``{"kind": name, **options}`` of :mod:`ebsc.classifier`.
+        training: how the weights came to be; free.
+        sha256: checksum of ``model.safetensors``.
+
+    Raises:
+        InputError: a value that is not allowed.
+    """
+
+    sigma: float
+    shape: tuple[int, int, int]
+    n_classes: int
+    levels: int
+    denoiser: dict[str, Any] = field(default_factory=lambda: {"kind": "none"})
+    classifier: dict[str, Any] = field(default_factory=lambda: {"kind": "linear"})
+    training: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        check_sigma(self.sigma)
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if len(self.shape) != 3 or not all(isinstance(side, int) and side > 0 for side in self.shape):
+            raise InputError(f"shape must be (channels, height, width), not {self.shape}")
+        for part in (self.denoiser, self.classifier):
+            if not isinstance(part, dict) or "kind" not in part:
+                raise InputError(f'a denoiser or classifier is {{"kind": name, **options}}, not {part}')
+
+
+def check_sigma(sigma: float) -> None:
+    """Raise :class:`InputError` unless sigma is a positive number."""
+    if not isinstance(sigma, int | float) or not 0 < sigma < float("inf"):
+        raise InputError(f"sigma must be a positive number, not {sigma}")
+
+
+class Ebsc(nn.Module):
+    """Base classifier of the vote: ``f(xhat(y))``.
+
+    The empirical Bayes smoothed classifier is g(x) = argmax_c P[f(xhat(x + eps)) = c], eps ~ N(0, sigma^2 I) (Saremi &
+    Srivastava 2020, arXiv 2005.04504); this module is what is voted over. With ``nn.Identity()`` as denoiser it is
+    ordinary randomized smoothing (Cohen et al. 2019).
+
+    Args:
+        denoiser: maps an image under noise to an estimate of the clean image.
+        classifier: maps images on the clean scale to logits.
+        sigma: standard deviation of the noise, on the scale where pixels lie in [0, 1].
+
+    Raises:
+        InputError: sigma is not a positive number.
+    """
+
+    def __init__(self, denoiser: nn.Module, classifier: nn.Module, sigma: float) -> None:
+        super().__init__()
+        check_sigma(sigma)
+        self.denoiser = denoiser
+        self.classifier = classifier
+        self.sigma = float(sigma)
+
+    def forward(self, y: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class"]:
+        return self.classifier(self.denoiser(y))
+
+    def plain(self) -> "Ebsc":
+        """The same classifier voting on ``x + eps`` itself: plain smoothing, to be put beside the EBSC."""
+        return Ebsc(nn.Identity(), self.classifier, self.sigma)
+
+
+def build(spec: ModelSpec) -> Ebsc:
+    """An untrained model from its specification.
+
+    >>> build(ModelSpec(sigma=0.5, shape=(1, 8, 8), n_classes=10, levels=16)).sigma
+    0.5
+
+    Raises:
+        InputError: an unknown kind, or options that it does not have.
+    """
+    denoiser, base = dict(spec.denoiser), dict(spec.classifier)
+    try:
+        head = classifier.build(base.pop("kind"), spec.shape, spec.n_classes, **base)
+        return Ebsc(_denoiser(denoiser.pop("kind"), spec.shape, spec.sigma, denoiser), head, spec.sigma)
+    except TypeError as error:
+        raise InputError(f"not a model specification: {error}") from error
+
+
+def _denoiser(kind: str, shape: tuple[int, int, int], sigma: float, options: dict[str, Any]) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    if kind == "network":
+        return UNet(shape, sigma, **options)
+    return EmpiricalBayes(energy.build(kind, shape, sigma, **options), sigma)
+
+
+def save(folder: str | Path, model: Ebsc, spec: ModelSpec) -> None:
+    """Write a model folder; each file appears whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    spec, weights = pack(model, spec)
+    head = json.dumps({"format": _FORMAT, **asdict(spec)}, indent=2).encode()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in (("model.safetensors", weights), ("model.json", head + b"\n")):
+            part = folder / f".{name}.{os.getpid()}.part"
+            part.write_bytes(data)
+            part.replace(folder / name)
+    except OSError as error:
+        raise InputError(f"cannot write the model to {folder}: {error.strerror}") from error
+
+
+def load(folder: str | Path) -> tuple[Ebsc, ModelSpec]:
+    """Read a model folder. Nothing in it is executed: JSON and safetensors only.
+
+    Returns:
+        The model in evaluation mode on the CPU, and its specification.
+
+    Raises:
+        InputError: a file is missing, truncated or altered, or the weights contain NaN or infinity.
+    """
+    folder = Path(folder)
+    try:
+        head = json.loads((folder / "model.json").read_bytes())
+        weights = (folder / "model.safetensors").read_bytes()
+        if head.pop("format") != _FORMAT:
+            raise InputError(f"{folder}/model.json is not a model of format {_FORMAT}")
+        spec = ModelSpec(**head)
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} is not a model folder: {Path(error.filename).name} is missing") from error
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}/model.json cannot be read: {error!r}") from error
+    return unpack(spec, weights, origin=str(folder)), spec
+
+
+def pack(model: Ebsc, spec: ModelSpec) -> tuple[ModelSpec, bytes]:
+    """The bytes of a model's safetensors file, and the specification with their checksum."""
+    weights = safetensors.torch.save({k: v.contiguous().cpu() for k, v in model.state_dict().items()})
+    return replace(spec, sha256=hashlib.sha256(weights).hexdigest()), weights
+
+
+def unpack(spec: ModelSpec, weights: bytes, origin: str = "model") -> Ebsc:
+    """The inverse of :func:`pack`, checked; ``origin`` is named in errors."""
+    if hashlib.sha256(weights).hexdigest() != spec.sha256:
+        raise InputError(f"{origin}/model.safetensors is truncated or altered: its checksum is not that of model.json")
+    model = build(spec)
+    try:
+        state = safetensors.torch.load(weights)
+        model.load_state_dict(state)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{origin}/model.safetensors does not fit model.json: {reason}") from error
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{origin}/model.safetensors: {name} contains NaN or infinity")
+    return model.eval()

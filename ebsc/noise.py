@@ -1,0 +1,95 @@
+"""Gaussian draws that are addressed, and that live on the pixel lattice.
+
+Two properties make a certificate hold for what is run, not only for what is meant:
+
+*Addressed.* Draw ``j`` of image ``i`` in a stream under a seed is the same numbers whatever the batch, shard, worker,
+order or restart. Draws come in blocks of :data:`BLOCK`; each block has its own generator, keyed by ``(seed, image,
+stream, block)``.
+
+*On the lattice.* A pixel integer u of {0..L} under noise is fed to the network as ``y = k / (L M)`` with the integer
+``k = M u + round(L M sigma z)``. Because rounding to the lattice commutes with shifts by lattice points, this samples
+"f after rounding to the lattice" under exact Gaussian noise at every image, so that the smoothing theorem applies and no
+information about x can hide in the low bits of ``x + eps`` (Voráček & Hein 2023, arXiv 2207.07209).
+"""
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Shaped
+from torch import Tensor
+
+__all__ = ["BLOCK", "REFINEMENT", "Normals", "Stream", "perturb"]
+
+BLOCK = 128
+"""Draws per generator."""
+
+REFINEMENT = 16
+"""M: lattice points per pixel level; a power of two."""
+
+
+class Stream(IntEnum):
+    """Which question a draw answers. Streams never share randomness."""
+
+    SELECT = 0
+    ESTIMATE = 1
+
+
+class Normals:
+    """Standard normal blocks by address, on one device.
+
+    On a CPU the generator is NumPy's SFC64 (seeded with all the 128 bits that ``SeedSequence`` gives; torch's CPU
+    generator uses 32 bits of its seed, so that among the millions of blocks of a run some would repeat). On any other
+    device it is torch's generator of that device. Values are therefore equal on equal kinds of device, not across kinds.
+
+    Args:
+        seed: the run's seed.
+        shape: shape of one draw.
+        device: where the blocks live.
+
+    >>> normals = Normals(0, (2, 2), "cpu")
+    >>> block = normals.block(7, Stream.ESTIMATE, 3)
+    >>> block.shape, bool((block == Normals(0, (2, 2), "cpu").block(7, Stream.ESTIMATE, 3)).all())
+    (torch.Size([128, 2, 2]), True)
+    """
+
+    def __init__(self, seed: int, shape: tuple[int, ...], device: torch.device | str) -> None:
+        self.seed = seed
+        self.device = torch.device(device)
+        self._buffer = torch.empty(BLOCK, *shape, device=self.device)
+
+    def block(self, image: int, stream: Stream, block: int) -> Float32[Tensor, "..."]:
+        """The draws ``block * BLOCK`` to ``(block + 1) * BLOCK - 1`` of an image; overwritten by the next call."""
+        key = np.random.SeedSequence(entropy=self.seed, spawn_key=(image, stream, block))
+        if self.device.type == "cpu":
+            generator = np.random.Generator(np.random.SFC64(key))
+            generator.standard_normal(dtype=np.float32, out=self._buffer.numpy())
+        else:
+            torch_generator = torch.Generator(self.device).manual_seed(int(key.generate_state(1, np.uint64)[0]))
+            self._buffer.normal_(generator=torch_generator)
+        return self._buffer
+
+
+def perturb(
+    images: Shaped[Tensor, "batch *shape"], z: Float32[Tensor, "batch *shape"], sigma: float, levels: int
+) -> Float[Tensor, "batch *shape"]:
+    """Images under Gaussian noise of standard deviation ``sigma`` (unit: the clean image's range is 1).
+
+    Args:
+        images: ``uint8`` integers in {0..levels}: noise on the lattice; or ``float32`` in [0, 1]: ordinary float noise,
+            whose certificates are not sound in floats.
+        z: standard normal draws.
+        sigma: standard deviation of the noise.
+        levels: L, the integer of white.
+
+    >>> y = perturb(torch.tensor([[3]], dtype=torch.uint8), torch.tensor([[0.1]]), sigma=0.5, levels=255)
+    >>> (y * 255 * 16).item()
+    252.0
+    """
+    if images.dtype != torch.uint8:
+        return images + sigma * z
+    scale = levels * REFINEMENT
+    # Every term is an integer below 2**24, so exact in float32. The divisor is a tensor because a Python number would
+    # be turned into a multiplication by its rounded reciprocal on some devices.
+    k = REFINEMENT * images.float() + torch.round((scale * sigma) * z)
+    return k / torch.tensor(float(scale), device=z.device)

@@ -1,0 +1,46 @@
+"""The ``ebsc`` command. Every subcommand is a dataclass of options with one method, ``run``."""
+
+import sys
+from typing import Any, Protocol
+
+import tyro
+
+from ebsc.errors import EbscError, InputError
+
+__all__ = ["main", "start"]
+
+
+class Command(Protocol):
+    """A dataclass of options that can be carried out."""
+
+    def run(self) -> None: ...
+
+
+def start(command: Any) -> None:
+    """Parse the command line into ``command`` (or one of a dictionary of subcommands) and carry it out.
+
+    A user's mistake is one line on stderr and exit status 2; a run that had to stop is one line and 1.
+    """
+    try:
+        options: Command
+        if isinstance(command, dict):
+            options = tyro.extras.subcommand_cli_from_dict(command, description="Empirical Bayes smoothed classifiers.")
+        else:
+            options = tyro.cli(command)
+        options.run()
+    except EbscError as error:
+        print(f"ebsc: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print("ebsc: interrupted; start the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def main() -> None:
+    """Entry point of ``ebsc``."""
+    from jobs.certify import Certify
+    from jobs.demo import Demo
+    from jobs.tables import Table
+    from jobs.train import Train
+
+    start({"train": Train, "certify": Certify, "table": Table, "demo": Demo})

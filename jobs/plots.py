@@ -1,0 +1,69 @@
+"""Figures: certified accuracy against radius, and what a denoiser makes of noise."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from ebsc.data import Dataset
+from ebsc.errors import InputError
+from ebsc.model import Ebsc
+from ebsc.noise import Normals, Stream, perturb
+from jobs.tables import Entry
+
+__all__ = ["curves", "denoised"]
+
+# Okabe & Ito: told apart by colour-blind readers; line styles tell them apart in grey
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+_STYLES = ["-", "--", "-.", ":"]
+
+
+def curves(entries: Sequence[Entry], path: Path) -> None:
+    """Certified accuracy against radius, one step curve a row; the ending of ``path`` chooses the format."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for number, entry in enumerate(entries):
+        # exact staircase: the share of images whose radius is at least r falls by 1/N at each certified radius
+        radii = np.sort(entry.radius[entry.radius > 0])
+        shares = 100 * np.arange(len(radii), 0, -1) / len(entry.radius)
+        axes.step(
+            np.concatenate([[0], radii]),
+            np.concatenate([shares[:1], shares]),
+            where="pre",
+            label=f"{entry.name} (ACR {entry.acr:.3f})",
+            color=_COLOURS[number % len(_COLOURS)],
+            linestyle=_STYLES[number % len(_STYLES)],
+        )
+    axes.set(xlabel="L2 radius (pixels on [0, 1])", ylabel="certified accuracy (%)", ylim=(0, 100))
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def denoised(model: Ebsc, data: Dataset, path: Path, images: int = 8) -> None:
+    """Rows of pictures: clean x, noisy y = x + sigma eps, and xhat(y)."""
+    clean = torch.from_numpy(data.images[:images])
+    normals = Normals(0, data.shape, "cpu")
+    z = torch.stack([normals.block(image, Stream.SELECT, 0)[0].clone() for image in range(len(clean))])
+    noisy = perturb(clean, z, model.sigma, data.levels)
+    with torch.no_grad():
+        estimate = model.denoiser(noisy)
+    figure = Figure(figsize=(images, 3.2), layout="constrained")
+    rows = ("clean x", clean / data.levels), (f"y, sigma {model.sigma:g}", noisy), ("xhat(y)", estimate)
+    axes = figure.subplots(3, len(clean), squeeze=False)
+    for line, (title, pictures) in zip(axes, rows, strict=True):
+        for place, picture in zip(line, pictures, strict=True):
+            place.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
+            place.set(xticks=[], yticks=[])
+        line[0].set_ylabel(title)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write the figure {path}: {error}") from error

@@ -1,0 +1,49 @@
+"""Where a result comes from: options, versions, commit, host."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["options", "provenance"]
+
+
+def options(command: Any) -> dict[str, Any]:
+    """Every option of a command, as JSON takes it."""
+    return json.loads(json.dumps(asdict(command), default=str))
+
+
+def provenance() -> dict[str, Any]:
+    """Package versions, git commit (with ``+`` when the tree is changed), host, device and time, for a config.json."""
+    packages = ("ebsc", "torch", "numpy", "scipy", "ray", "submitit", "torchvision")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "commit": _commit(),
+        "host": platform.node(),
+        "device": device,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,237 @@
+"""``ebsc table``: runs and published logs side by side, as certified accuracy at a grid of radii."""
+
+import csv
+import io
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from tabulate import tabulate
+
+from cluster import certificates
+from cluster.ledger import read_config
+from ebsc.bounds import false_certificates, floor_radius
+from ebsc.errors import InputError
+from jobs.certify import parse_radii
+
+__all__ = ["Entry", "Format", "Table", "read_entry", "render"]
+
+Format = Literal["text", "markdown", "latex", "csv"]
+_TABULATE = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One row of a table.
+
+    Attributes:
+        name: what the row is called.
+        index: indices of the images in their data set, shape (N,).
+        radius: certified radius where the certificate is for the right class, else 0, shape (N,).
+        abstained: share of images without a certificate.
+        sigma, n, alpha: of the run; None where a log does not say.
+        draws: draws for each image, on average; None where a log does not say.
+        published: the radii are those of somebody's log, rounded to nearest in print.
+        lattice: sound in floating point.
+    """
+
+    name: str
+    index: np.ndarray
+    radius: np.ndarray
+    abstained: np.ndarray
+    sigma: float | None = None
+    n: int | None = None
+    alpha: float | None = None
+    draws: float | None = None
+    published: bool = False
+    lattice: bool = True
+
+    def only(self, images: np.ndarray) -> "Entry":
+        """The same row over these images."""
+        keep = np.isin(self.index, images)
+        return replace(self, index=self.index[keep], radius=self.radius[keep], abstained=self.abstained[keep])
+
+    def accuracy(self, radius: float) -> float:
+        """Certified accuracy: share of images whose certificate is for the right class and reaches ``radius``."""
+        return float(((self.radius >= radius) & (self.radius > 0)).mean())
+
+    @property
+    def acr(self) -> float:
+        """Average certified radius; wrong or abstaining images count 0."""
+        return float(self.radius.mean())
+
+
+def read_entry(path: Path) -> Entry:
+    """A row from a run folder or from a log in the field's tab-separated form.
+
+    Raises:
+        InputError: neither of them.
+    """
+    return _read_run(path) if path.is_dir() else _read_log(path)
+
+
+def _read_run(folder: Path) -> Entry:
+    question = read_config(folder)["question"]
+    table = certificates.read(folder)
+    return Entry(
+        name=folder.name,
+        index=table["index"],
+        radius=np.where(certificates.correct(table), table["radius"], 0.0),
+        abstained=table["radius"] == 0,
+        sigma=question["sigma"],
+        n=question["budget"]["n"],
+        alpha=question["budget"]["alpha"],
+        draws=float(table["draws"].mean()),
+        lattice=question["lattice"],
+    )
+
+
+def _read_log(path: Path) -> Entry:
+    try:
+        with path.open(newline="") as file:
+            rows = [
+                (int(row["idx"]), float(row["radius"]), row["correct"] == "1", row["predict"] == "-1")
+                for row in csv.DictReader(file, delimiter="\t")
+            ]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such run folder or log") from None
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is not a log of the form idx label predict radius correct time: {error!r}") from error
+    if not rows:
+        raise InputError(f"{path} holds no image")
+    index, radius, correct, abstained = (np.array(column) for column in zip(*rows, strict=True))
+    sigma = re.search(r"sigma[_-]?(\d+(?:\.\d+)?)", path.stem)
+    return Entry(
+        name=path.stem,
+        index=index,
+        radius=np.where(correct, radius, 0.0),
+        abstained=abstained,
+        sigma=float(sigma[1]) if sigma else None,
+        published=True,
+    )
+
+
+def common_images(entries: list[Entry]) -> list[Entry]:
+    """The same rows over the images that all of them have.
+
+    Raises:
+        InputError: there are none.
+    """
+    images = entries[0].index
+    for entry in entries[1:]:
+        images = np.intersect1d(images, entry.index)
+    if not len(images):
+        raise InputError("these runs have no image in common")
+    return [entry.only(images) for entry in entries]
+
+
+def _floor_percent(share: float, images: int) -> str:
+    """A share of images in per cent, rounded down to a tenth: a printed accuracy is never above the true one."""
+    return f"{round(share * images) * 1000 // images / 10:.1f}"
+
+
+def render(entries: list[Entry], radii: tuple[float, ...], form: Format = "text", rho: float = 0.001) -> str:
+    """The table as text.
+
+    Args:
+        entries: rows, over the same images.
+        radii: columns.
+        form: ``text``, ``markdown``, ``latex`` (booktabs) or ``csv``.
+        rho: error probability of the bound that holds for the whole set at once.
+    """
+
+    def known(value: float | None, pattern: str) -> str:
+        return "" if value is None else format(value, pattern)
+
+    images = len(entries[0].index)
+    head = ["run", "sigma", "n", "alpha", "draws/image", "ACR", "abstain"] + [f"r={radius:g}" for radius in radii]
+    body = [
+        [entry.name, known(entry.sigma, "g"), known(entry.n, "d"), known(entry.alpha, "g"), known(entry.draws, ".0f")]
+        + [floor_radius(entry.acr), _floor_percent(float(entry.abstained.mean()), images)]
+        + [_floor_percent(entry.accuracy(radius), images) for radius in radii]
+        for entry in entries
+    ]
+    if form == "csv":
+        sink = io.StringIO()
+        csv.writer(sink, lineterminator="\n").writerows([head, *body])
+        return sink.getvalue()
+    aligned = ("left", *["right"] * (len(head) - 1))
+    table = tabulate(body, head, tablefmt=_TABULATE[form], disable_numparse=True, colalign=aligned)
+    return "\n".join([table, "", *_notes(entries, rho)]) + "\n"
+
+
+def _notes(entries: list[Entry], rho: float) -> list[str]:
+    images = entries[0].index
+    step = np.unique(np.diff(images))
+    which = f"every {step[0]}th of them" if len(step) == 1 and step[0] > 1 else "of them"
+    notes = [
+        f"Certified accuracy in per cent at L2 radius r (pixels on [0, 1]), rounded down, on {len(images)} images"
+        f" ({which}, {images[0]} to {images[-1]}). ACR: average certified radius.",
+        "Each certificate is wrong with probability at most alpha.",
+    ]
+    for alpha in sorted({entry.alpha for entry in entries if entry.alpha is not None}):
+        false = false_certificates(len(images), alpha, rho)
+        notes.append(
+            f"Alpha {alpha:g}: with probability {1 - rho:g}, no more than {false} of the {len(images)} are wrong: less"
+            f" {100 * false / len(images):.1f} points, a column holds for the whole set at once."
+        )
+    if any(entry.published for entry in entries):
+        notes.append("Rows without n are published logs, whose radii are rounded to nearest: some are a little high.")
+    if not all(entry.lattice for entry in entries):
+        names = ", ".join(entry.name for entry in entries if not entry.lattice)
+        notes.append(f"NOT SOUND IN FLOATING POINT (--no-lattice): {names}.")
+    return notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Put runs and published logs side by side: certified accuracy at a grid of radii.
+
+    A row is a run folder of `ebsc certify`, or a log in the tab-separated form `idx label predict radius correct time`.
+    When they cover different images, the table is over those that all of them have.
+
+    Example: ebsc table runs/* logs/gaussian_sigma0.50.tsv --radii 0:1.75:0.25 --format markdown
+    """
+
+    rows: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders and logs."""
+    radii: str = "0:1.75:0.25"
+    """Columns: 0.5, or 0,0.5,1, or start:stop:step."""
+    format: Format = "text"
+    """text, markdown, latex (booktabs) or csv."""
+    rho: float = 0.001
+    """Error probability of the bound for the whole set."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Write here instead of to the terminal."""
+    plot: Path | None = None
+    """Also draw certified accuracy against radius: .png, .svg or .pdf."""
+
+    def run(self) -> None:
+        """Print or write the table."""
+        if not self.rows:
+            raise InputError("name at least one run folder or log")
+        if not 0 < self.rho < 1:
+            raise InputError(f"rho must lie in (0, 1), not {self.rho}")
+        radii = parse_radii(self.radii)
+        entries = common_images([read_entry(path) for path in self.rows])
+        text = render(entries, radii, self.format, self.rho)
+        if self.out is None:
+            print(text, end="")
+        else:
+            try:
+                self.out.write_text(text)
+            except OSError as error:
+                raise InputError(f"cannot write {self.out}: {error.strerror}") from error
+        if self.plot:
+            from jobs.plots import curves
+
+            curves(entries, self.plot)
+
+
+if __name__ == "__main__":
+    from jobs.cli import start
+
+    start(Table)
