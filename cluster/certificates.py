@@ -31,7 +31,7 @@ def write(folder: Path, certificates: np.ndarray, seconds: np.ndarray) -> None:
     names = [outcome.name.lower() for outcome in Outcome]
     columns = {
         name: pa.array(list(certificates[name])) if certificates[name].ndim > 1 else pa.array(certificates[name])
-        for name in certificates.dtype.names
+        for name in certificates.dtype.names or ()
         if name != "outcome"
     }
     columns["outcome"] = pa.array([names[outcome] for outcome in certificates["outcome"]])
@@ -56,7 +56,7 @@ def to_tsv(certificates: np.ndarray, seconds: np.ndarray) -> str:
 
 
 def read(folder: str | Path) -> np.ndarray:
-    """The certificates of a finished run: fields ``index``, ``label``, ``predicted``, ``radius``, ``draws``, ``outcome``.
+    """The certificates of a finished run: those fields of ``Campaign.certificates`` that a table needs.
 
     Raises:
         InputError: the run is not finished, or the file is damaged.

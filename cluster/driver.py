@@ -20,6 +20,9 @@ UNIT_SECONDS = 2.0
 FIRST_UNIT = 1024
 """Draws of a worker's first unit, before its speed is known."""
 
+ESTIMATE_EVERY = 5.0
+"""Seconds between estimates of the draws to come, which cost some tens of milliseconds."""
+
 PATIENCE = 3
 """Failures of one unit, or worker losses without a unit counted between them, that stop the run."""
 
@@ -72,6 +75,7 @@ class Driver:
         self._resent = 0
         self._note = ""
         self._speed: dict[int, float] = {}
+        self._goal, self._estimated = 0, float("-inf")
         self._seconds = np.zeros(len(campaign.labels))
 
     def run(self) -> None:
@@ -80,20 +84,22 @@ class Driver:
         Raises:
             RunError: a unit failed on several workers, or workers are lost again and again. The ledger is whole.
         """
-        begun, drawn, reported, left = time.monotonic(), self.campaign.draws, 0.0, 0.0
+        begun, drawn, reported = time.monotonic(), self.campaign.draws, 0.0
         while not self.campaign.done:
             self._send()
             finished = [self._receive(reply) for reply in self.pool.wait(1.0)]
             self._record(np.concatenate([np.zeros(0, dtype=np.int64), *finished]))
             now = time.monotonic()
             if now - reported >= 1.0 or self.campaign.done:
-                rate = (self.campaign.draws - drawn) / max(now - begun, 1e-9)
-                left = self.campaign.expected_draws() / rate if rate else float("inf")
-                self.report(self._status(rate, left))
-                reported = time.monotonic()
+                self.report(self._status((self.campaign.draws - drawn) / max(now - begun, 1e-9)))
+                reported = now
 
-    def _status(self, rate: float, left: float) -> Status:
+    def _status(self, rate: float) -> Status:
         campaign = self.campaign
+        now = time.monotonic()
+        if now - self._estimated >= ESTIMATE_EVERY or campaign.done:
+            self._goal, self._estimated = campaign.draws + campaign.expected_draws(), now
+        left = max(self._goal - campaign.draws, 0) / rate if rate else float("inf")
         return Status(
             campaign.settled, len(campaign.labels), campaign.draws, rate, left, len(self.pool), self._resent, self._note
         )

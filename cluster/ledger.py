@@ -20,13 +20,14 @@ Record = dict[str, Any]
 class Ledger:
     """A run folder, held by one driver at a time.
 
-    Opening creates the folder, or continues a run of the same configuration. One line of the ledger is one finished look
-    of one image; every :meth:`append` reaches the disk before it returns. A last line that a crash tore is dropped.
+    Opening creates the folder, or continues a run of the same configuration. One line of the ledger is one finished
+    look of one image; every :meth:`append` reaches the disk before it returns. A last line that a crash tore is
+    dropped.
 
     Args:
         folder: the run folder.
-        config: what the run is. All under ``config["question"]`` must equal what the folder already holds; the rest (how
-            many workers, which host) may change from session to session.
+        config: what the run is. All under ``config["question"]`` must equal what the folder already holds; the rest
+            (how many workers, which host) may change from session to session.
 
     Raises:
         InputError: another driver holds the folder; it holds another configuration or a damaged ledger; it cannot be
@@ -56,12 +57,11 @@ class Ledger:
         """Record finished looks, with the worker seconds that each took."""
         if not records:
             return
-        lines = [
-            json.dumps({**record, "seconds": round(float(s), 6)}) for record, s in zip(records, seconds, strict=True)
-        ]
-        self._file.write("".join(line + "\n" for line in lines).encode())
+        timed = [{**record, "seconds": round(float(s), 6)} for record, s in zip(records, seconds, strict=True)]
+        self._file.write("".join(json.dumps(record) + "\n" for record in timed).encode())
         self._file.flush()
         os.fsync(self._file.fileno())
+        self.records += timed
 
     def _acquire(self) -> filelock.FileLock:
         holder = self.folder / "driver.json"
@@ -107,9 +107,10 @@ class Ledger:
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
                 record = json.loads(line)
-                if not (isinstance(record["image"], int) and isinstance(record["look"], int) and record["votes"]):
+                numbers = [record["image"], record["look"], *record["votes"].values()]
+                if not all(isinstance(number, int) for number in numbers) or not isinstance(record["seconds"], float):
                     raise ValueError
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise InputError(
                     f"{path}, line {number} is not a ledger line: the file is damaged or foreign"
                 ) from None

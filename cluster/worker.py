@@ -1,4 +1,4 @@
-"""The worker: a thin shell around :class:`ebsc.votes.Voter`. A plain class; ``ray.remote`` is applied where it is used."""
+"""The worker: a thin shell around the voter. A plain class; ``ray.remote`` is applied where it is used."""
 
 import time
 from dataclasses import dataclass

@@ -73,7 +73,7 @@ def floor_radius(value: float, digits: int = 3) -> str:
     >>> floor_radius(0.29)
     '0.290'
     """
-    # the shortest decimal that reads back as the stored number is truncated: floor(value * 1000) would turn 0.29 to 0.28
+    # truncate the shortest decimal that reads back as the number: floor(1000 * 0.29) / 1000 would print 0.289
     whole, _, fraction = np.format_float_positional(value, unique=True, trim="k").partition(".")
     return f"{whole}.{fraction[:digits]:0<{digits}}"
 

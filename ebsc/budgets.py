@@ -90,11 +90,11 @@ class Fixed(Budget):
 class Sequential(Budget):
     """At most n draws; an image stops as soon as every radius that was asked for is decided.
 
-    The lower bounds of all looks hold together at level alpha: each is a Clopper-Pearson bound at its own share of alpha,
-    and the shares sum to alpha, most of it kept for the last look. An image stops when no radius asked for lies between
-    what is certified and what more draws could still certify: no more than an upper bound at level ``futility`` allows,
-    and no more than if every further draw were a success. The upper side decides only when to stop, so its error costs
-    power, never soundness.
+    The lower bounds of all looks hold together at level alpha: each is a Clopper-Pearson bound at its own share of
+    alpha, and the shares sum to alpha, most of it kept for the last look. An image stops when no radius asked for lies
+    between what is certified and what more draws could still certify: no more than an upper bound at level ``futility``
+    allows, and no more than if every further draw were a success. The upper side decides only when to stop, so its
+    error costs power, never soundness.
 
     Attributes:
         radii: the radii that the table asks for.

@@ -8,9 +8,9 @@ Plain state with two verbs, and no clock, device or I/O, so that one campaign se
             campaign.merge(unit, voter.count(unit))
     campaign.certificates()
 
-Every image goes through *looks*. Look 0 selects the candidate class on draws of their own. Looks 1, 2, ... estimate the
-candidate's probability on growing totals of fresh draws. The next look of an image is planned when all draws of its present
-look are merged, so that nothing depends on the order in which counts arrive.
+Every image goes through *looks*. Look 0 selects the candidate class on draws of its own. Looks 1, 2, ... estimate the
+candidate's probability on growing totals of fresh draws. The next look of an image is planned when all draws of its
+present look are merged, so that nothing depends on the order in which counts arrive.
 """
 
 from collections import deque
@@ -42,7 +42,7 @@ class Outcome(IntEnum):
     ABSTAINED = 2
     """The candidate's probability could not be shown to exceed 1/2; nothing is certified. More draws may help."""
     BUDGET_SPENT = 3
-    """Certified within ``radius``, but n draws left a larger radius that was asked for undecided. Raise n to decide it."""
+    """Certified within ``radius``, but n draws left a larger radius that was asked for undecided. More may help."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Campaign:
 
     Attributes:
         queued: draws planned and not yet given out.
+        draws: draws merged so far.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Campaign:
         self._out: dict[int, Unit] = {}
         self._units = 0
         self.queued = 0
+        self.draws = 0
         self._plan(np.arange(len(labels)))
 
     # -- planning ---------------------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ class Campaign:
         if not len(rows):
             return
         look = self.look[rows]
-        totals = np.concatenate([[0], self._looks])
+        totals = np.append(0, self._looks)
         spans = np.zeros(len(rows), dtype=SPAN)
         spans["row"], spans["image"] = rows, self.images[rows]
         spans["stream"] = np.where(look == 0, Stream.SELECT, Stream.ESTIMATE)
@@ -182,6 +184,7 @@ class Campaign:
             mine = spans["stream"] == stream
             np.add.at(self.counts[stream], spans["row"][mine], counts[mine])
         np.subtract.at(self._waiting, spans["row"], draws)
+        self.draws += unit.draws
         touched = np.unique(spans["row"]).astype(np.int64)
         finished = touched[self._waiting[touched] == 0]
         self._advance(finished)
@@ -226,12 +229,7 @@ class Campaign:
         """Number of images that need no more draws."""
         return int((self.outcome != Outcome.PENDING).sum())
 
-    @property
-    def draws(self) -> int:
-        """Draws merged so far."""
-        return int(sum(counts.sum(dtype=np.int64) for counts in self.counts.values()))
-
-    def expected_draws(self, sample: int = 256) -> int:
+    def expected_draws(self, sample: int = 64) -> int:
         """Draws still to come, about: each pending image is taken to go on at the success rate it has shown."""
         pending = np.flatnonzero(self.outcome == Outcome.PENDING)
         if not len(pending):
@@ -264,8 +262,10 @@ class Campaign:
         n_classes = self.counts[Stream.SELECT].shape[1]
         table = np.zeros(
             len(self.labels),
-            dtype=[("index", "i8"), ("label", "i8"), ("predicted", "i8"), ("outcome", "i1"), ("radius", "f8")]
-            + [("p_lower", "f8"), ("draws", "i8"), ("select", "i4", n_classes), ("counts", "i4", n_classes)],
+            dtype=[
+                *(("index", "i8"), ("label", "i8"), ("predicted", "i8"), ("outcome", "i1"), ("radius", "f8")),
+                *(("p_lower", "f8"), ("draws", "i8"), ("select", "i4", n_classes), ("counts", "i4", n_classes)),
+            ],
         )
         select, estimate = self.counts[Stream.SELECT], self.counts[Stream.ESTIMATE]
         table["index"], table["label"], table["predicted"] = self.images, self.labels, self.predicted
@@ -302,10 +302,11 @@ class Campaign:
             ValueError: a record that does not belong to this campaign.
         """
         place = {int(image): row for row, image in enumerate(self.images)}
+        last = len(self._looks)
         waves: dict[int, list[tuple[int, dict[str, Any]]]] = {}
         for record in records:
-            if record["image"] not in place:
-                raise ValueError(f"image {record['image']} is not part of this campaign")
+            if record["image"] not in place or not 0 <= record["look"] <= last:
+                raise ValueError(f"look {record['look']} of image {record['image']} is not part of this campaign")
             waves.setdefault(record["look"], []).append((place[record["image"]], record))
         for look in sorted(waves):
             rows = np.array([row for row, _ in waves[look]])
@@ -314,12 +315,15 @@ class Campaign:
             counts = np.zeros((len(rows), self.counts[Stream.SELECT].shape[1]), dtype=np.int32)
             for line, (_, record) in enumerate(waves[look]):
                 for name, votes in record["votes"].items():
+                    if not 0 <= int(name) < counts.shape[1]:
+                        raise ValueError(f"image {record['image']} has votes for a class {name}")
                     counts[line, int(name)] = votes
             total = self._looks[look - 1] if look else self.budget.n0
             if (counts < 0).any() or (counts.sum(1) != total).any():
                 raise ValueError(f"votes of look {look} do not add up to {total}")
             self.counts[Stream.ESTIMATE if look else Stream.SELECT][rows] = counts
             self._advance(rows)
+        self.draws = sum(int(counts.sum(dtype=np.int64)) for counts in self.counts.values())
         self._replan()
 
     def _replan(self) -> None:

@@ -32,8 +32,8 @@ class ModelSpec:
         shape: channels, height, width of an image.
         n_classes: number of classes.
         levels: the pixel lattice the model was trained on is {0..levels} / levels.
-        denoiser: ``{"kind": name, **options}``: ``none``, ``network`` (plain image-to-image regression), or an energy of
-            :mod:`ebsc.energy`.
+        denoiser: ``{"kind": name, **options}``: ``none``, ``network`` (plain image-to-image regression), or an energy
+            of :mod:`ebsc.energy`.
         classifier: ``{"kind": name, **options}`` of :mod:`ebsc.classifier`.
         training: how the weights came to be; free.
         sha256: checksum of ``model.safetensors``.

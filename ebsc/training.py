@@ -30,7 +30,7 @@ class Schedule:
         batch: images a step. An energy learns far faster from many small steps than from few large ones.
         learning_rate: peak.
         warmup: steps of linear warm-up.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient; near its usual norm, or an energy's training may diverge in one bad step.
         ema: decay of the exponential moving average of the weights, which is what training returns.
         precision: of the network; ``bfloat16`` by autocast. The weights stay float32.
         seed: of the order of images and the noise.
@@ -38,9 +38,9 @@ class Schedule:
 
     steps: int = 9000
     batch: int = 64
-    learning_rate: float = 4e-3
+    learning_rate: float = 3e-3
     warmup: int = 100
-    clip: float = 1.0
+    clip: float = 0.1
     ema: float = 0.999
     precision: Precision = "float32"
     seed: int = 0

@@ -1,9 +1,7 @@
 """``ebsc certify``: count votes on a test set and record what they certify."""
 
-import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +12,7 @@ import tyro
 from cluster import certificates
 from cluster.driver import Driver, Status
 from cluster.ledger import Ledger
-from cluster.pool import LocalPool, Pool, RayPool
+from cluster.session import open_pool
 from cluster.worker import Assignment
 from ebsc import data, model
 from ebsc.bounds import floor_radius
@@ -24,51 +22,11 @@ from ebsc.data import Dataset, Split
 from ebsc.errors import InputError
 from ebsc.model import ModelSpec
 from ebsc.votes import Precision
+from jobs.options import parse_images, parse_radii
 from jobs.progress import Reporter, duration
 from jobs.provenance import options, provenance
 
-__all__ = ["Certify", "parse_radii"]
-
-
-def parse_radii(text: str) -> tuple[float, ...]:
-    """Radii from ``0.5``, ``0,0.5,1`` or ``start:stop:step`` (stop included).
-
-    >>> parse_radii("0:1:0.25")
-    (0.0, 0.25, 0.5, 0.75, 1.0)
-
-    Raises:
-        InputError: not of that form.
-    """
-    try:
-        if ":" in text:
-            start, stop, step = (float(part) for part in text.split(":"))
-            if not (0 < step < float("inf") and 0 <= start <= stop < float("inf")):
-                raise ValueError
-            return tuple((start + step * np.arange(int((stop - start) / step + 1e-9) + 1)).round(9).tolist())
-        radii = tuple(float(part) for part in text.split(","))
-        if not all(0 <= r < float("inf") for r in radii):
-            raise ValueError
-        return radii
-    except ValueError:
-        raise InputError(f"radii {text!r}: give numbers >= 0 as 0.5, as 0,0.5,1 or as start:stop:step") from None
-
-
-def parse_slice(text: str, length: int) -> np.ndarray:
-    """Image indices from ``start:stop:step``, as Python slices.
-
-    >>> parse_slice("::20", 100).tolist()
-    [0, 20, 40, 60, 80]
-    """
-    try:
-        parts = [int(part) if part else None for part in text.split(":")]
-        if len(parts) not in (2, 3):
-            raise ValueError
-        indices = np.arange(length)[slice(*parts)]
-    except ValueError:
-        raise InputError(f"images {text!r}: give start:stop:step, for example ::20 for every 20th") from None
-    if not len(indices):
-        raise InputError(f"images {text!r} selects none of the {length} images")
-    return indices
+__all__ = ["Certify"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +45,7 @@ class Certify:
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run", aliases=["-o"])] = None
     """Run folder. Default: runs/MODEL[-plain]-DATA-BUDGET-nN."""
     data: str = ""
-    """Data set. Default: the one that the model was trained on."""
+    """Data set: a name, or a path ending in .npz. Default: the one that the model was trained on."""
     data_root: Path | None = None
     """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
     split: Split = "test"
@@ -100,7 +58,7 @@ class Certify:
     """sequential: an image stops when every radius asked for is decided; fixed: n draws for every image, as in the
     published logs."""
     radii: str = "0:4:0.25"
-    """Radii that a sequential budget decides: 0.5, or 0,0.5,1, or start:stop:step. Fewer radii need far fewer draws."""
+    """Radii that a sequential budget decides: 0.5, or 0,0.5,1, or start:stop:step. Fewer need far fewer draws."""
     n: int = 100_000
     """Draws that estimate, at most, for each image."""
     n0: int = 100
@@ -110,8 +68,8 @@ class Certify:
     seed: int = 0
     """Seed of all draws."""
     lattice: bool = True
-    """Keep noise on the pixel lattice, so that certificates hold in floating point. --no-lattice takes images off the
-    lattice too, and marks the run."""
+    """Keep noise on the pixel lattice, so that certificates hold in floating point. --no-lattice takes images off
+    the lattice too, and marks the run."""
     precision: Precision = "float32"
     """Of the network. The noise is always drawn and added in float32."""
     batch: int = 256
@@ -121,7 +79,7 @@ class Certify:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run; auto: CUDA where there is one."""
     workers: int | None = None
-    """Ray actors. 0: no Ray, in this process. Default: one for each GPU of the cluster, or each CPU when it has none."""
+    """Ray actors. 0: no Ray, in this process. Default: as many as the cluster has room for."""
     cpus_per_worker: float = 1
     """CPUs of each worker; also its threads."""
     gpus_per_worker: float | None = None
@@ -132,50 +90,58 @@ class Certify:
     def run(self) -> None:
         """Certify, write the certificates, and say what was found."""
         net, spec = model.load(self.model)
-        del net  # the workers build their own; loading has checked it
-        chosen, indices = self._images(spec)
         budget = self._budget()
+        chosen, indices = self._images(spec)
         campaign = Campaign(chosen.labels, spec.n_classes, spec.sigma, budget=budget, images=indices, seed=self.seed)
-        config = self._config(spec, chosen, budget)
-        with Ledger(self.folder(spec), config) as ledger:
+        folder = self.run_folder or Path("runs") / self._name(spec)
+        with Ledger(folder, self._config(spec, chosen, budget)) as ledger:
             try:
                 campaign.restore(ledger.records)
-            except (ValueError, IndexError, AttributeError, TypeError) as error:
-                raise InputError(f"{ledger.folder / 'ledger.jsonl'} is damaged or foreign: {error}") from error
+            except ValueError as error:
+                raise InputError(f"{folder / 'ledger.jsonl'} is damaged or foreign: {error}") from error
             if not campaign.done:
-                assignment = self._assignment(spec, chosen)
-                with Reporter(f"certifying {ledger.folder.name}") as reporter, self._pool(assignment) as pool:
+                packed, weights = model.pack(net, spec)
+                with (
+                    Reporter(f"certifying {folder.name}") as reporter,
+                    open_pool(
+                        self._assignment(packed, weights, chosen),
+                        workers=self.workers,
+                        cpus=self.cpus_per_worker,
+                        gpus=self.gpus_per_worker,
+                        address=self.address,
+                    ) as pool,
+                ):
                     Driver(campaign, pool, ledger, _show(reporter)).run()
-            seconds = np.zeros(len(indices))
-            place = {int(image): row for row, image in enumerate(indices)}
+            seconds = Counter[int]()
             for record in ledger.records:
-                seconds[place[record["image"]]] += record.get("seconds", 0.0)
-            certificates.write(ledger.folder, campaign.certificates(), seconds)
-        _summarise(campaign, ledger.folder)
+                seconds[record["image"]] += record["seconds"]
+            certificates.write(
+                folder, campaign.certificates(), np.array([seconds[image] for image in indices.tolist()])
+            )
+        _summarise(campaign, folder)
 
-    def folder(self, spec: ModelSpec) -> Path:
-        """The run folder."""
-        name = f"{self.model.name}{'-plain' * self.plain}-{Path(self._data(spec)).stem}-{self.budget}-n{self.n}"
-        return self.run_folder or Path("runs") / name
-
-    def _data(self, spec: ModelSpec) -> str:
-        return self.data or spec.training.get("data", "digits")
+    def _name(self, spec: ModelSpec) -> str:
+        data_name = Path(self.data or spec.training["data"]).stem
+        return f"{self.model.resolve().name}{'-plain' * self.plain}-{data_name}-{self.budget}-n{self.n}"
 
     def _images(self, spec: ModelSpec) -> tuple[Dataset, np.ndarray]:
         """The images to certify as a data set of their own, and their indices in the whole one."""
-        whole = data.load(self._data(spec), self.split, self.data_root)
+        name = self.data or spec.training.get("data")
+        if not name:
+            raise InputError(f"{self.model} does not say what it was trained on: name a data set with --data")
+        whole = data.load(name, self.split, self.data_root)
         if whole.shape != spec.shape:
             raise InputError(f"{self.model} takes images of shape {spec.shape}, {whole.name} has {whole.shape}")
         if whole.n_classes > spec.n_classes:
             raise InputError(f"{self.model} knows {spec.n_classes} classes, {whole.name} has {whole.n_classes}")
         if self.lattice and not whole.on_lattice:
             raise InputError(
-                f"{whole.name}: pixels are off the lattice {{0..{whole.levels}}} / {whole.levels}; state its true levels,"
-                " or give --no-lattice for certificates that are not sound in floating point"
+                f"{whole.name}: pixels are off the lattice of {whole.levels} levels; state the true levels, or give"
+                " --no-lattice for certificates that are not sound in floating point"
             )
-        indices = parse_slice(self.images, len(whole.labels))
-        part = whole.take(indices)
-        return part if self.lattice else part.off_lattice(), indices
+        indices = parse_images(self.images, len(whole.labels))
+        chosen = whole.take(indices)
+        return chosen if self.lattice else chosen.off_lattice(), indices
 
     def _budget(self) -> Budget:
         if self.budget == "fixed":
@@ -183,6 +149,7 @@ class Certify:
         return Sequential(radii=parse_radii(self.radii), n=self.n, n0=self.n0, alpha=self.alpha)
 
     def _config(self, spec: ModelSpec, chosen: Dataset, budget: Budget) -> dict[str, Any]:
+        """What the run is, and under ``question`` all that decides its numbers."""
         question = {
             "model": spec.sha256,
             "sigma": spec.sigma,
@@ -199,10 +166,10 @@ class Certify:
         }
         return {"question": question, "options": options(self), "provenance": provenance()}
 
-    def _assignment(self, spec: ModelSpec, chosen: Dataset) -> Assignment:
+    def _assignment(self, spec: ModelSpec, weights: bytes, chosen: Dataset) -> Assignment:
         return Assignment(
             spec=spec,
-            weights=(self.model / "model.safetensors").read_bytes(),
+            weights=weights,
             plain=self.plain,
             images=chosen.images,
             levels=chosen.levels,
@@ -213,39 +180,8 @@ class Certify:
             threads=0 if self.workers == 0 else max(1, int(self.cpus_per_worker)),
         )
 
-    @contextmanager
-    def _pool(self, assignment: Assignment) -> Iterator[Pool]:
-        if self.workers == 0:
-            yield LocalPool(assignment)
-            return
-        import ray
 
-        mine = not ray.is_initialized()
-        if mine:
-            self._connect()
-        try:
-            resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0) if self.device != "cpu" else 0)
-            each = self.gpus_per_worker if self.gpus_per_worker is not None else float(gpus > 0)
-            fit = int(gpus / each) if each else int(cpus / self.cpus_per_worker)
-            yield RayPool(assignment, self.workers or max(1, fit), cpus=self.cpus_per_worker, gpus=each)
-        finally:
-            if mine:
-                ray.shutdown()
-
-    def _connect(self) -> None:
-        import ray
-
-        address = self.address or os.environ.get("RAY_ADDRESS")
-        if address:
-            ray.init(address=address, log_to_driver=False)
-            return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        cores = max(os.cpu_count() or 1, int((self.workers or 1) * self.cpus_per_worker))
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-
-
-def _show(reporter: Reporter) -> Any:
+def _show(reporter: Reporter) -> Callable[[Status], None]:
     noted = ""
 
     def report(status: Status) -> None:
@@ -254,8 +190,8 @@ def _show(reporter: Reporter) -> Any:
             noted = status.note
             reporter.say(f"{noted}; its units are sent again")
         text = (
-            f"{status.settled:,}/{status.images:,} images settled, {status.draws:,} draws, {status.rate:,.0f} draws/s on"
-            f" {status.workers} workers, {duration(status.seconds_left)} left"
+            f"{status.settled:,}/{status.images:,} images settled, {status.draws:,} draws, {status.rate:,.0f} draws/s"
+            f" on {status.workers} workers, {duration(status.seconds_left)} left"
         )
         reporter.show(status.settled, status.images, text)
 
@@ -265,16 +201,13 @@ def _show(reporter: Reporter) -> Any:
 def _summarise(campaign: Campaign, folder: Path) -> None:
     table = campaign.certificates()
     right = certificates.correct(table)
-    n, budget = len(table), campaign.budget
-    fixed = n * (budget.n0 + budget.n)
-    ends = ", ".join(
-        f"{int((table['outcome'] == end).sum()):,} {end.name.lower().replace('_', ' ')}" for end in Outcome if end
-    )
-    print(f"{n:,} images: {ends}")
-    print(
-        f"{right.mean():.1%} certified with the right class; ACR {floor_radius(float(table['radius'][right].sum() / n))}"
-    )
-    print(f"{campaign.draws:,} draws; a fixed budget takes {fixed:,} ({fixed / campaign.draws:.1f} times as many)")
+    images, budget = len(table), campaign.budget
+    fixed = images * (budget.n0 + budget.n)
+    ends = Counter(Outcome(outcome).name.lower().replace("_", " ") for outcome in table["outcome"])
+    print(f"{images:,} images: {', '.join(f'{count:,} {end}' for end, count in ends.most_common())}")
+    acr = floor_radius(float(table["radius"][right].sum() / images))
+    print(f"{int(right.sum()):,} of {images:,} certified with the right class; average certified radius {acr}")
+    print(f"{campaign.draws:,} draws; a fixed budget takes {fixed:,}, {fixed / campaign.draws:.1f} times as many")
     print(f"written to {folder}; show it with: ebsc table {folder}")
 
 

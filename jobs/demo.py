@@ -14,19 +14,20 @@ from jobs.train import Train
 __all__ = ["Demo"]
 
 _MEANING = """
-How to read it. "r=0.25" is the share of test images that are classified rightly AND provably keep their class under every
-change of the image of L2 length 0.25 or less (a pixel goes from 0 to 1): a guarantee, not the outcome of some attack. Each
-certificate holds with probability 1 - alpha over the draws of noise. "plain" votes on noisy images (Cohen et al. 2019);
-"ebsc" votes with the same linear classifier on xhat(y) = y - sigma^2 grad phi(y), the least-squares estimate of the clean
-image under the learned energy phi. What the second row adds, the learned density adds: the classifier is the same."""
+How to read it. "r=0.25" is the share of test images that are classified rightly AND provably keep their class under
+every change of the image of L2 length 0.25 or less (a pixel goes from 0 to 1): a guarantee, not the outcome of some
+attack. Each certificate holds with probability 1 - alpha over the draws of noise. "plain" votes on noisy images (Cohen
+et al. 2019); "ebsc" votes with the same linear classifier on xhat(y) = y - sigma^2 grad phi(y), the least-squares
+estimate of the clean image under the learned energy phi. What the second row adds, the learned density adds: the
+classifier is the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
     """Train an EBSC on scikit-learn's digits, certify the test split on Ray, and show the table.
 
-    Energy and linear classifier, certificates of plain smoothing and of the EBSC on 2 Ray actors, table, curve, pictures.
-    Needs no data and no network; takes a few minutes on 2 cores. Started again, it goes on where it stopped.
+    Energy and linear classifier, certificates of plain smoothing and of the EBSC on 2 Ray actors, table, curve and
+    pictures. Needs no data and no network; takes a few minutes on 2 cores. Started again, it goes on where it stopped.
     """
 
     out: Path = Path("runs/demo")
@@ -48,7 +49,7 @@ class Demo:
                 f"1. Learn the energy of digits under noise of sigma {self.sigma:g}, and a linear classifier.",
                 flush=True,
             )
-            schedule, head = Schedule(steps=self.steps), Schedule(steps=3000, learning_rate=1e-3)
+            schedule, head = Schedule(steps=self.steps), Schedule(steps=3000, learning_rate=1e-3, clip=1.0)
             Train(sigma=self.sigma, out=folder, energy=schedule, head=head).run()
         else:
             print(f"1. The model is there: {folder}", flush=True)

@@ -15,7 +15,7 @@ from cluster import certificates
 from cluster.ledger import read_config
 from ebsc.bounds import false_certificates, floor_radius
 from ebsc.errors import InputError
-from jobs.certify import parse_radii
+from jobs.options import parse_radii
 
 __all__ = ["Entry", "Format", "Table", "read_entry", "render"]
 

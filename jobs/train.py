@@ -49,7 +49,7 @@ class Train:
     """Base classifier, trained on clean images."""
     energy: Schedule = field(default_factory=lambda: Schedule(steps=9000))
     """How to train the denoiser."""
-    head: Schedule = field(default_factory=lambda: Schedule(steps=5000, learning_rate=1e-3, batch=128))
+    head: Schedule = field(default_factory=lambda: Schedule(steps=5000, learning_rate=1e-3, batch=128, clip=1.0))
     """How to train the classifier."""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one."""

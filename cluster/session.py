@@ -1,0 +1,82 @@
+"""Opening a pool: in this process, on a Ray of this machine's own, or on a cluster."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from cluster.pool import LocalPool, Pool, RayPool
+from cluster.worker import Assignment
+from ebsc.errors import InputError, RunError
+
+__all__ = ["open_pool", "ray_session"]
+
+
+@contextmanager
+def ray_session(address: str | None = None, cpus: float = 1) -> Iterator[None]:
+    """A connection to Ray: the one that this process has, else ``address``, ``$RAY_ADDRESS``, or a new local Ray.
+
+    Args:
+        address: of a running cluster; ``auto`` finds the one of this machine.
+        cpus: a local Ray is told of at least this many.
+
+    Raises:
+        RunError: the cluster does not answer.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False)
+        else:
+            cores = max(os.cpu_count() or 1, int(cpus))
+            ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RunError(f"no Ray at {address or 'this machine'}: {' '.join(str(error).split())[:300]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def open_pool(
+    assignment: Assignment,
+    *,
+    workers: int | None = None,
+    cpus: float = 1,
+    gpus: float | None = None,
+    address: str | None = None,
+) -> Iterator[Pool]:
+    """A pool of workers for as long as the context lasts.
+
+    Args:
+        assignment: what the workers get.
+        workers: Ray actors; 0 counts in this process without Ray; None takes as many as the cluster has room for.
+        cpus: CPUs of each.
+        gpus: GPUs of each, or a fraction; None is 1 where the cluster has GPUs and the device allows, else 0.
+        address: see :func:`ray_session`.
+
+    Raises:
+        InputError: the cluster has no room for a single worker.
+    """
+    if workers == 0:
+        yield LocalPool(assignment)
+        return
+    with ray_session(address, (workers or 1) * cpus):
+        have = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        if gpus is None:
+            gpus = 1.0 if assignment.device != "cpu" and have.get("GPU", 0) >= 1 else 0.0
+        wants = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+        room = min((int(have.get(name, 0) / amount) for name, amount in wants.items()), default=1)
+        if not room:
+            raise InputError(
+                f"no room for a worker: it wants {wants}, the cluster has {have.get('CPU', 0):g} CPUs"
+                f" and {have.get('GPU', 0):g} GPUs"
+            )
+        yield RayPool(assignment, workers or room, cpus=cpus, gpus=gpus)

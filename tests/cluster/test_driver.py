@@ -1,0 +1,261 @@
+"""The driver on made-up pools: whatever is lost or fails, the certificates are those of an undisturbed run."""
+
+import random
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.driver import PATIENCE, Driver
+from cluster.ledger import Ledger
+from cluster.pool import DEPTH, Reply
+from cluster.worker import Tally
+from ebsc.budgets import Fixed, Sequential
+from ebsc.campaign import Campaign
+from ebsc.errors import RunError
+from ebsc.noise import BLOCK
+
+SHARES = [1.0, 0.999, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.4, 0.1]
+"""How often class 1 of three is voted for, image by image."""
+
+BUDGET = Sequential(radii=(0.0, 0.25, 0.5), n=2000)
+
+
+def campaign(images=len(SHARES), budget=BUDGET):
+    return Campaign(np.ones(images, dtype=np.int64), 3, 0.5, budget=budget)
+
+
+def votes(unit):
+    """Votes that depend on the addresses of the draws alone."""
+    counts = np.zeros((len(unit.spans), 3), dtype=np.int64)
+    for span, (_, image, stream, start, stop) in enumerate(unit.spans.tolist()):
+        blocks = range(start // BLOCK, -(-stop // BLOCK))
+        draws = np.concatenate([np.random.default_rng((image, stream, block)).random(BLOCK) for block in blocks])
+        draws = draws[start % BLOCK :][: stop - start]
+        share = SHARES[image % len(SHARES)]
+        counts[span] = np.bincount(np.where(draws < share, 1, 2 * (draws < (1 + share) / 2)), minlength=3)
+    return counts
+
+
+class Pool:
+    """Workers that count in no time, in no particular order, and fail as they are told.
+
+    `fate` maps a worker and its unit to `count`, `fail` or `lose`; `speed` maps a worker to its draws per second.
+    """
+
+    def __init__(self, workers=2, fate=lambda worker, unit: "count", speed=lambda worker: 64.0, seed=0, batch=256):
+        self.busy = {worker: [] for worker in range(workers)}
+        self.fate, self.speed, self.batch = fate, speed, batch
+        self.random = random.Random(seed)
+        self.sent, self.deepest, self.failed, self.seconds = [], 0, 0, 0.0
+
+    def __len__(self):
+        return len(self.busy)
+
+    def free(self):
+        return [worker for depth in range(DEPTH) for worker, units in self.busy.items() if len(units) <= depth]
+
+    def send(self, worker, unit):
+        self.busy[worker].append(unit)
+        self.sent.append((worker, unit))
+        self.deepest = max(self.deepest, len(self.busy[worker]))
+
+    def wait(self, seconds):
+        ready = [worker for worker, units in self.busy.items() if units]
+        return [reply for worker in ready if self.random.random() < 0.7 for reply in self.reply(worker)]
+
+    def reply(self, worker):
+        units = self.busy[worker]
+        unit = units.pop(self.random.randrange(len(units)))
+        fate = self.fate(worker, unit)
+        self.failed += fate != "count"
+        if fate == "lose":
+            self.failed += len(units)
+            del self.busy[worker]
+            self.busy[max([worker, *self.busy]) + 1] = []
+            return [Reply(lost, worker, lost="ActorDiedError: the node died") for lost in [unit, *units]]
+        if fate == "fail":
+            return [Reply(unit, worker, error="ValueError: bad\n  data")]
+        self.seconds += unit.draws / self.speed(worker)
+        return [Reply(unit, worker, tally=Tally(votes(unit), unit.draws / self.speed(worker), self.batch))]
+
+
+def certify(folder, pool, budget=BUDGET, images=len(SHARES)):
+    """One session of a run; returns the certificates and the status reports."""
+    reports = []
+    work = campaign(images, budget)
+    with Ledger(folder, {"question": {}}) as ledger:
+        work.restore(ledger.records)
+        Driver(work, pool, ledger, reports.append).run()
+    return work.certificates(), reports
+
+
+@cache
+def undisturbed():
+    with TemporaryDirectory() as folder:
+        return certify(folder, Pool(workers=1))[0]
+
+
+def faults(*script):
+    """A fate for each reply, in order; after them all is well."""
+    fates = iter(script)
+    return lambda worker, unit: next(fates, "count")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_certificates_do_not_depend_on_who_counts_and_in_which_order(tmp_path, workers):
+    table, _ = certify(tmp_path, Pool(workers, seed=workers))
+    assert tiny.equal(table, undisturbed())
+    assert set(table["outcome"]) == {1, 2, 3}  # the made-up votes lead to every outcome
+
+
+@pytest.mark.parametrize(
+    "script",
+    [["lose"], ["fail"], ["count", "lose"], ["lose", "lose", "count", "lose"], ["fail", "lose", "fail"]]
+    + [["lose", "count"] * 20],
+)
+def test_units_that_were_lost_or_failed_are_counted_again(tmp_path, script):
+    pool = Pool(fate=faults(*script))
+    table, reports = certify(tmp_path, pool)
+    assert tiny.equal(table, undisturbed())
+    assert reports[-1].resent == pool.failed >= script.count("lose") + script.count("fail")
+
+
+def test_no_worker_has_more_units_than_allowed(tmp_path):
+    pool = Pool(3, fate=faults("count", "lose", "count", "fail", "lose"))
+    certify(tmp_path, pool)
+    assert pool.deepest == DEPTH
+
+
+def test_a_unit_that_fails_again_and_again_stops_the_run_and_the_ledger_is_whole(tmp_path):
+    pool = Pool(fate=lambda worker, unit: "fail" if unit.number == 5 else "count")
+    with pytest.raises(RunError) as error:
+        certify(tmp_path, pool)
+    assert [unit.number for _, unit in pool.sent].count(5) == PATIENCE
+    assert "unit 5 " in str(error.value)
+    assert "ValueError: bad data" in str(error.value)  # the cause, on one line
+    assert tiny.equal(certify(tmp_path, Pool())[0], undisturbed())
+
+
+def test_the_images_of_a_failing_unit_are_named(tmp_path):
+    units = []
+    pool = Pool(fate=lambda worker, unit: "fail" if unit.number == 0 and not units.append(unit) else "count")
+    with pytest.raises(RunError) as error:
+        certify(tmp_path, pool)
+    images = units[0].spans["image"]
+    assert f"images {images.min()} to {images.max()}" in str(error.value)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("deadly", [lambda unit: True, lambda unit: unit.number == 1], ids=["every unit", "one unit"])
+def test_workers_that_are_lost_for_ever_stop_the_run_and_the_ledger_is_whole(tmp_path, deadly):
+    with pytest.raises(RunError, match="the node died"):
+        certify(tmp_path, Pool(3, fate=lambda worker, unit: "lose" if deadly(unit) else "count"))
+    assert tiny.equal(certify(tmp_path, Pool())[0], undisturbed())
+
+
+def test_a_run_that_was_finished_before_sends_nothing(tmp_path):
+    certify(tmp_path, Pool())
+    pool = Pool()
+    table, reports = certify(tmp_path, pool)
+    assert tiny.equal(table, undisturbed())
+    assert (pool.sent, reports) == ([], [])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    script=st.lists(st.sampled_from(["count", "fail", "lose"]), max_size=60),
+    workers=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_any_course_of_faults_and_restarts_ends_with_the_same_certificates(script, workers, seed):
+    fate = faults(*script)
+    with TemporaryDirectory() as folder:
+        while True:
+            try:
+                table, _ = certify(folder, Pool(workers, fate, seed=seed))
+                break
+            except RunError:
+                continue  # the script is shorter by at least one fault
+    assert tiny.equal(table, undisturbed())
+
+
+def test_units_take_about_as_long_on_slow_and_on_fast_workers(tmp_path):
+    pool = Pool(2, speed=lambda worker: [20_000.0, 2_000.0][worker])
+    certify(tmp_path, pool, Fixed(n=10_000), images=40)
+    for worker, seconds in ((0, 20_000), (1, 2_000)):
+        largest = max(unit.draws for who, unit in pool.sent if who == worker)
+        assert 1.8 * seconds < largest <= 2 * seconds
+
+
+def test_little_work_goes_round(tmp_path):
+    pool = Pool(4, speed=lambda worker: 1e9)
+    certify(tmp_path, pool, Fixed(n=8_000), images=8)
+    estimating = Counter({worker: 0 for worker in range(4)})
+    for worker, unit in pool.sent:
+        estimating[worker] += unit.draws
+    assert min(estimating.values()) > 0
+    assert max(unit.draws for _, unit in pool.sent) <= 8 * 8_000 / 4
+
+
+def test_status_says_where_the_run_stands(tmp_path):
+    pool = Pool(3, fate=faults("count", "fail", "count", "lose"))
+    table, reports = certify(tmp_path, pool)
+    first, last = reports[0], reports[-1]
+    assert first.settled <= last.settled == last.images == len(SHARES)
+    assert last.draws == table["draws"].sum()
+    assert last.workers == 3
+    assert last.resent == pool.failed
+    assert last.seconds_left == 0
+    assert last.rate > 0
+    assert "worker" in last.note
+    assert "the node died" in last.note
+
+
+def test_status_of_an_undisturbed_run_has_no_note(tmp_path):
+    _, reports = certify(tmp_path, Pool())
+    assert {(status.note, status.resent) for status in reports} == {("", 0)}
+
+
+def test_a_halved_micro_batch_is_said(tmp_path):
+    class Shrinking(Pool):
+        def reply(self, worker):
+            self.batch = 64 if len(self.sent) > 3 else 256
+            return super().reply(worker)
+
+    _, reports = certify(tmp_path, Shrinking())
+    assert "64" in reports[-1].note
+
+
+def test_a_resumed_run_counts_the_draws_of_earlier_sessions(tmp_path):
+    with pytest.raises(RunError):
+        certify(tmp_path, Pool(fate=lambda worker, unit: "fail" if unit.number == 5 else "count"))
+    table, reports = certify(tmp_path, Pool())
+    assert reports[-1].draws == table["draws"].sum() == undisturbed()["draws"].sum()
+
+
+def test_the_ledger_accounts_for_all_worker_time(tmp_path):
+    pool = Pool(fate=faults("count", "lose", "count", "fail"))
+    certify(tmp_path, pool)
+    with Ledger(tmp_path, {"question": {}}) as ledger:
+        assert sum(record["seconds"] for record in ledger.records) == pytest.approx(pool.seconds, rel=1e-4)
+
+
+def test_finished_looks_are_on_disk_while_the_run_goes_on(tmp_path: Path):
+    seen = []
+
+    class Watching(Pool):
+        def wait(self, seconds):
+            path = tmp_path / "ledger.jsonl"
+            seen.append(path.read_bytes().count(b"\n"))
+            return super().wait(seconds)
+
+    certify(tmp_path, Watching(1))
+    assert sorted(set(seen)) == list(dict.fromkeys(seen))  # it only grows
+    assert len(set(seen)) > 5

@@ -1,0 +1,74 @@
+"""What the tests of `cluster`, `jobs` and the whole share: a model that needs no training, and the command line."""
+
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from ebsc import data, model
+from ebsc.model import Ebsc, ModelSpec
+from jobs.cli import main
+
+
+def nearest_mean(sigma: float = 0.25) -> tuple[Ebsc, ModelSpec]:
+    """Digits to the nearest class mean (an affine map), behind a small residual energy with random weights."""
+    spec = ModelSpec(
+        sigma=sigma,
+        shape=(1, 8, 8),
+        n_classes=10,
+        levels=16,
+        denoiser={"kind": "residual", "width": 8},
+        training={"data": "digits"},
+    )
+    torch.manual_seed(0)
+    net = model.build(spec)
+    train = data.load("digits", "train")
+    means = torch.stack([torch.from_numpy(train.images[train.labels == c]).float().mean(0) / 16 for c in range(10)])
+    with torch.no_grad():
+        net.classifier.map.weight.copy_(2 * means.flatten(1))
+        net.classifier.map.bias.copy_(-means.flatten(1).square().sum(1))
+        net.denoiser.energy.network.unfold.weight.normal_(std=0.02)
+    return net.eval(), spec
+
+
+def write_model(folder: Path) -> Path:
+    model.save(folder, *nearest_mean())
+    return folder
+
+
+class Finished(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def cli(*words: object) -> Finished:
+    """The `ebsc` command in this process."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with patch.object(sys, "argv", ["ebsc", *map(str, words)]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Finished(status, out.getvalue(), err.getvalue())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def columns(run: Path) -> dict[str, list[Any]]:
+    """What `certificates.parquet` says, but for the time that it took."""
+    return pq.read_table(run / "certificates.parquet").drop_columns(["seconds"]).to_pydict()
+
+
+def equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two structured arrays are the same, field by field."""
+    return one.dtype == other.dtype and all((one[name] == other[name]).all() for name in one.dtype.names)
