@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.ledger import write_whole
 from ebsc.bounds import floor_radius
 from ebsc.campaign import Outcome
-from ebsc.errors import InputError
+from ebsc.errors import InputError, one_line
+from ebsc.files import write_whole
 
 __all__ = ["correct", "read", "to_tsv", "write"]
 
@@ -77,7 +77,7 @@ def read(folder: str | Path) -> np.ndarray:
             f"{folder} is not finished: certificates.parquet is missing; start its command again"
         ) from None
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:160]}") from error
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
     result = np.zeros(table.num_rows, dtype=wanted)
     for name, _ in wanted[:-1]:
         result[name] = table[name].to_numpy()

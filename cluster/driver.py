@@ -10,7 +10,7 @@ import numpy as np
 from cluster.ledger import Ledger
 from cluster.pool import DEPTH, Pool, Reply
 from ebsc.campaign import Campaign, Unit
-from ebsc.errors import RunError
+from ebsc.errors import RunError, one_line
 
 __all__ = ["Driver", "Status"]
 
@@ -75,6 +75,7 @@ class Driver:
         self._resent = 0
         self._note = ""
         self._speed: dict[int, float] = {}
+        self._batch: dict[int, int] = {}
         self._goal, self._estimated = 0, float("-inf")
         self._seconds = np.zeros(len(campaign.labels))
 
@@ -122,6 +123,9 @@ class Driver:
         unit = reply.unit
         if reply.tally:
             self._losses = 0
+            if reply.tally.batch < self._batch.setdefault(reply.worker, reply.tally.batch):
+                self._note = f"worker {reply.worker} ran out of memory and goes on with batches of {reply.tally.batch}"
+            self._batch[reply.worker] = reply.tally.batch
             self._speed[reply.worker] = unit.draws / max(reply.tally.seconds, 1e-3)
             share = (unit.spans["stop"] - unit.spans["start"]) * (reply.tally.seconds / unit.draws)
             np.add.at(self._seconds, unit.spans["row"], share)
@@ -132,15 +136,14 @@ class Driver:
             self._losses += 1
             self._note = f"worker {reply.worker} was lost ({reply.lost})"
             if self._losses > PATIENCE * DEPTH * len(self.pool):
-                raise RunError(f"workers are lost again and again; the last one: {reply.lost}")
+                raise RunError(f"workers are lost again and again; the last one: {one_line(reply.lost)}")
         else:
             self._failures[unit.number] += 1
             self._note = f"unit {unit.number} failed on worker {reply.worker} ({reply.error})"
             if self._failures[unit.number] >= PATIENCE:
                 images = np.unique(unit.spans["image"]).tolist()
-                raise RunError(
-                    f"unit {unit.number} (images {images[0]} to {images[-1]}) failed {PATIENCE} times: {reply.error}"
-                )
+                which = f"unit {unit.number} (images {images[0]} to {images[-1]})"
+                raise RunError(f"{which} failed {PATIENCE} times: {one_line(reply.error)}")
         return np.zeros(0, dtype=np.int64)
 
     def _record(self, rows: np.ndarray) -> None:

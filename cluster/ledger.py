@@ -11,10 +11,14 @@ import filelock
 import numpy as np
 
 from ebsc.errors import InputError
+from ebsc.files import make_folder, write_whole
 
-__all__ = ["Ledger", "read_config", "write_whole"]
+__all__ = ["Ledger", "read_config"]
 
 Record = dict[str, Any]
+
+_BEGIN = b'{"image": '
+"""How every line of a ledger begins, so that a torn line is told from somebody else's file."""
 
 
 class Ledger:
@@ -36,55 +40,54 @@ class Ledger:
 
     def __init__(self, folder: str | Path, config: dict[str, Any]) -> None:
         self.folder = Path(folder)
+        self._path = self.folder / "ledger.jsonl"
         self._lock = self._acquire()
         try:
             self._check_config(config)
-            self.records = self._read()
-            self._file = (self.folder / "ledger.jsonl").open("ab")
+            self.records, self._whole = self._read()
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
 
     def __enter__(self) -> "Ledger":
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._file.close()
-        (self.folder / "driver.json").unlink(missing_ok=True)
-        self._lock.release()
+        self._release()
 
     def append(self, records: list[Record], seconds: np.ndarray) -> None:
         """Record finished looks, with the worker seconds that each took."""
         if not records:
             return
         timed = [{**record, "seconds": round(float(s), 6)} for record, s in zip(records, seconds, strict=True)]
-        self._file.write("".join(json.dumps(record) + "\n" for record in timed).encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._path.open("ab") as file:
+            file.truncate(self._whole)
+            file.write("".join(json.dumps(record) + "\n" for record in timed).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            self._whole = file.tell()
         self.records += timed
 
+    def _release(self) -> None:
+        (self.folder / "driver.json").unlink(missing_ok=True)
+        self._lock.release()
+
     def _acquire(self) -> filelock.FileLock:
+        make_folder(self.folder, "run folder")
         holder = self.folder / "driver.json"
         lock = filelock.FileLock(self.folder / "lock")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise InputError(f"{self.folder} is in use by another driver ({_describe(holder)})") from None
-        except OSError as error:
-            raise InputError(f"cannot write to the run folder {self.folder}: {error.strerror}") from error
-        try:
-            who = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            write_whole(holder, json.dumps(who).encode())
-        except OSError as error:
-            lock.release()
-            raise InputError(f"cannot write to the run folder {self.folder}: {error.strerror}") from error
+        who = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        write_whole(holder, json.dumps(who).encode())
         return lock
 
     def _check_config(self, config: dict[str, Any]) -> None:
         path = self.folder / "config.json"
         if not path.exists():
-            if (self.folder / "ledger.jsonl").exists():
+            if self._path.exists():
                 raise InputError(f"{self.folder} holds a ledger but no config.json: not a run folder that can go on")
             write_whole(path, json.dumps(config, indent=2).encode() + b"\n")
             return
@@ -97,11 +100,11 @@ class Ledger:
         if changed:
             raise InputError(f"{self.folder} holds a run of another configuration: {'; '.join(changed)}")
 
-    def _read(self) -> list[Record]:
-        path = self.folder / "ledger.jsonl"
-        if not path.exists():
-            return []
-        data = path.read_bytes()
+    def _read(self) -> tuple[list[Record], int]:
+        """The records, and the length of the file without a torn last line, which the first append cuts off."""
+        if not self._path.exists():
+            return [], 0
+        data = self._path.read_bytes()
         whole = data.rfind(b"\n") + 1
         records = []
         for number, line in enumerate(data[:whole].splitlines(), 1):
@@ -112,12 +115,13 @@ class Ledger:
                     raise ValueError
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise InputError(
-                    f"{path}, line {number} is not a ledger line: the file is damaged or foreign"
+                    f"{self._path}, line {number} is not a ledger line: the file is damaged or foreign"
                 ) from None
             records.append(record)
-        if whole < len(data):
-            os.truncate(path, whole)
-        return records
+        torn = data[whole:]
+        if not _BEGIN.startswith(torn[: len(_BEGIN)]):
+            raise InputError(f"{self._path} does not end in a ledger line: the file is damaged or foreign")
+        return records, whole
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -135,13 +139,6 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read: {error!r}") from error
     return config
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 def _describe(holder: Path) -> str:

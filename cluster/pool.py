@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from cluster.worker import Assignment, Tally, Worker
 from ebsc.campaign import Unit
+from ebsc.errors import one_line
 
 __all__ = ["DEPTH", "LocalPool", "Pool", "RayPool", "Reply"]
 
@@ -72,7 +73,7 @@ class LocalPool:
         try:
             return [Reply(unit, 0, tally=self._worker.count(unit))]
         except Exception as error:  # the driver decides what a failed unit means
-            return [Reply(unit, 0, error=f"{type(error).__name__}: {error}")]
+            return [Reply(unit, 0, error=f"{type(error).__name__}: {one_line(error)}")]
 
 
 class RayPool:
@@ -131,13 +132,12 @@ class RayPool:
             tally = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
             del self._pending[ref]
-            yield Reply(unit, worker, error=f"{type(error.cause).__name__}: {error.cause}")
+            yield Reply(unit, worker, error=f"{type(error.cause).__name__}: {one_line(error.cause)}")
         except self._ray.exceptions.RayError as error:  # actor or node died, object lost, memory monitor
-            reason = " ".join(str(error).split())[:300]
             for other, (owner, lost) in list(self._pending.items()):
                 if owner == worker:
                     del self._pending[other]
-                    yield Reply(lost, worker, lost=f"{type(error).__name__}: {reason}")
+                    yield Reply(lost, worker, lost=f"{type(error).__name__}: {one_line(error)}")
             with contextlib.suppress(Exception):
                 self._ray.kill(self._actors[worker])
             del self._actors[worker]

@@ -9,7 +9,7 @@ import ray
 
 from cluster.pool import LocalPool, Pool, RayPool
 from cluster.worker import Assignment
-from ebsc.errors import InputError, RunError
+from ebsc.errors import InputError, RunError, one_line
 
 __all__ = ["open_pool", "ray_session"]
 
@@ -37,7 +37,7 @@ def ray_session(address: str | None = None, cpus: float = 1) -> Iterator[None]:
             cores = max(os.cpu_count() or 1, int(cpus))
             ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RunError(f"no Ray at {address or 'this machine'}: {' '.join(str(error).split())[:300]}") from error
+        raise RunError(f"no Ray at {address or 'this machine'}: {one_line(error)}") from error
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ebsc.campaign import Unit
+from ebsc.device import Device, pick
 from ebsc.model import ModelSpec, unpack
 from ebsc.votes import Precision, Voter
 
@@ -23,7 +24,7 @@ class Assignment:
         plain: vote without the denoiser.
         images: the images being certified, in the order of the campaign's rows.
         levels: L, the integer of white.
-        device: ``cpu``, ``cuda``, or ``auto``: CUDA where there is one.
+        device: see :func:`ebsc.device.pick`.
         precision, batch, compiled: see :class:`ebsc.votes.Voter`.
         threads: CPU threads of a worker; 0 leaves torch's choice.
     """
@@ -33,7 +34,7 @@ class Assignment:
     plain: bool = False
     images: np.ndarray
     levels: int
-    device: str = "auto"
+    device: Device = "auto"
     precision: Precision = "float32"
     batch: int = 256
     compiled: bool = False
@@ -56,15 +57,12 @@ class Worker:
         if assignment.threads:
             torch.set_num_threads(assignment.threads)
         model = unpack(assignment.spec, assignment.weights)
-        device = assignment.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         self._voter = Voter(
             model.plain() if assignment.plain else model,
             assignment.images,
             levels=assignment.levels,
             n_classes=assignment.spec.n_classes,
-            device=device,
+            device=pick(assignment.device),
             precision=assignment.precision,
             batch=assignment.batch,
             compiled=assignment.compiled,

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Int64
 
 from ebsc.bounds import clopper_pearson_lower, radius
 from ebsc.budgets import Budget
+from ebsc.errors import InputError
 from ebsc.noise import BLOCK, Stream
 
 __all__ = ["SPAN", "Campaign", "Outcome", "Unit"]
@@ -70,6 +71,9 @@ class Campaign:
         images: what addresses the draws of each image, its index in the data set; 0, 1, 2, ... when absent.
         seed: seed of all draws.
 
+    Raises:
+        InputError: a negative seed.
+
     Attributes:
         queued: draws planned and not yet given out.
         draws: draws merged so far.
@@ -85,13 +89,15 @@ class Campaign:
         images: Int64[np.ndarray, " row"] | None = None,
         seed: int = 0,
     ) -> None:
+        if seed < 0:
+            raise InputError(f"seed must not be negative, but is {seed}")
         self.labels = labels
         self.images = np.arange(len(labels)) if images is None else images
         self.sigma = sigma
         self.budget = budget
         self.seed = seed
         self.outcome = np.full(len(labels), Outcome.PENDING, dtype=np.int8)
-        self.look = np.zeros(len(labels), dtype=np.int16)
+        self.look = np.zeros(len(labels), dtype=np.int64)
         self.predicted = np.zeros(len(labels), dtype=np.int64)
         self.p_lower = np.zeros(len(labels))
         self.counts = {stream: np.zeros((len(labels), n_classes), dtype=np.int32) for stream in Stream}
@@ -242,7 +248,7 @@ class Campaign:
         # before its first look an image is taken to be like those that have had one
         rate = np.where(seen > 0, rate, np.median(rate[seen > 0]) if (seen > 0).any() else 1.0)
         active, lower = np.ones(len(some), dtype=bool), self.p_lower[some].copy()
-        for look, total in enumerate(self._looks):
+        for look, total in enumerate(self._looks.tolist()):
             due = active & (self.look[some] <= look + 1)
             left[due] = total - seen[due]
             successes = np.rint(rate * total).astype(np.int64)
@@ -310,6 +316,11 @@ class Campaign:
             waves.setdefault(record["look"], []).append((place[record["image"]], record))
         for look in sorted(waves):
             rows = np.array([row for row, _ in waves[look]])
+            total = int(self._looks[look - 1]) if look else self.budget.n0
+            if any(
+                sum(record["votes"].values()) != total or min(record["votes"].values()) < 0 for _, record in waves[look]
+            ):
+                raise ValueError(f"votes of look {look} do not add up to {total}")
             if len(set(rows.tolist())) < len(rows) or (self.look[rows] != look).any() or self.outcome[rows].any():
                 raise ValueError(f"look {look} of an image is recorded twice or out of sequence")
             counts = np.zeros((len(rows), self.counts[Stream.SELECT].shape[1]), dtype=np.int32)
@@ -318,10 +329,10 @@ class Campaign:
                     if not 0 <= int(name) < counts.shape[1]:
                         raise ValueError(f"image {record['image']} has votes for a class {name}")
                     counts[line, int(name)] = votes
-            total = self._looks[look - 1] if look else self.budget.n0
-            if (counts < 0).any() or (counts.sum(1) != total).any():
-                raise ValueError(f"votes of look {look} do not add up to {total}")
-            self.counts[Stream.ESTIMATE if look else Stream.SELECT][rows] = counts
+            known = self.counts[Stream.ESTIMATE if look else Stream.SELECT]
+            if (counts < known[rows]).any():
+                raise ValueError(f"votes of look {look} are fewer than those of the look before")
+            known[rows] = counts
             self._advance(rows)
         self.draws = sum(int(counts.sum(dtype=np.int64)) for counts in self.counts.values())
         self._replan()

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ebsc.errors import InputError
+from ebsc.networks import check_width
 
 __all__ = ["LeNet", "Linear", "ResNet", "build"]
 
@@ -49,6 +50,7 @@ class ResNet(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], n_classes: int, width: int = 32) -> None:
         super().__init__()
+        check_width(width)
         self.stem = nn.Sequential(
             nn.Conv2d(shape[0], width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Int64
 
-from ebsc.errors import InputError
+from ebsc.errors import InputError, one_line
 
 __all__ = ["Dataset", "Split", "data_root", "load", "names"]
 
@@ -38,9 +38,10 @@ class Dataset:
     Attributes:
         name: the name given to :func:`load`.
         split: ``train`` or ``test``.
-        images: ``uint8`` pixel integers in {0..levels}, the lattice on which certificates are sound in floats; or
-            ``float32`` in [0, 1] for images off the lattice, whose certificates are marked as not sound in floats.
-        labels: classes 0 to ``n_classes - 1``.
+        images: (N, C, H, W); ``uint8`` pixel integers in {0..levels}, the lattice on which certificates are sound in
+            floats; or ``float32`` in [0, 1] for images off the lattice, whose certificates are marked as not sound in
+            floats.
+        labels: (N,), ``int64``; classes 0 to ``n_classes - 1``.
         levels: the integer L that stands for white; a pixel's value is ``image / L``.
         n_classes: number of classes.
 
@@ -54,25 +55,31 @@ class Dataset:
 
     name: str
     split: Split
-    images: UInt8[np.ndarray, "image channel height width"] | Float32[np.ndarray, "image channel height width"]
-    labels: Int64[np.ndarray, " image"]
+    images: np.ndarray
+    labels: np.ndarray
     levels: int
     n_classes: int
 
     def __post_init__(self) -> None:
+        if not 1 <= self.levels <= 255:
+            raise InputError(f"{self.name}: levels must lie in 1..255, not {self.levels}")
         if self.images.ndim != 4 or self.images.dtype not in (np.uint8, np.float32):
             raise InputError(
                 f"{self.name}: images must be uint8 of shape (N, C, H, W), not {self.images.dtype} {self.images.shape}"
             )
         if self.labels.shape != self.images.shape[:1]:
             raise InputError(f"{self.name}: {len(self.images)} images but labels of shape {self.labels.shape}")
-        if self.images.dtype == np.uint8 and self.images.size and self.images.max() > self.levels:
+        if not self.images.size:
+            raise InputError(f"{self.name}: no images, no labels")
+        if self.images.dtype == np.uint8 and self.images.max() > self.levels:
             raise InputError(
                 f"{self.name}: pixel {self.images.max()} is off the lattice {{0..{self.levels}}}: state the true levels"
             )
         if self.images.dtype == np.float32 and not np.isfinite(self.images).all():
             raise InputError(f"{self.name}: images contain NaN or infinity")
-        if self.labels.size and not 0 <= self.labels.min() <= self.labels.max() < self.n_classes:
+        if self.images.dtype == np.float32 and not 0 <= self.images.min() <= self.images.max() <= 1:
+            raise InputError(f"{self.name}: images in floats must lie in [0, 1]")
+        if not 0 <= self.labels.min() <= self.labels.max() < self.n_classes:
             raise InputError(f"{self.name}: labels must lie in 0..{self.n_classes - 1}")
 
     @property
@@ -165,9 +172,8 @@ def _torchvision(name: str, split: Split, root: Path) -> Dataset:
             source = make(root, train=split == "train", download=True)
     except Exception as error:  # torchvision raises whatever its parser or the network raises
         files = _FILES.get(name, _FILES["mnist"])
-        reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"{name} cannot be read from {root / folder} nor downloaded ({reason}): put {files} there,"
+            f"{name} cannot be read from {root / folder} nor downloaded ({one_line(error)}): put {files} there,"
             " or name another data root with --data-root or EBSC_DATA"
         ) from error
     images = np.asarray(source.data)
@@ -178,29 +184,36 @@ def _torchvision(name: str, split: Split, root: Path) -> Dataset:
 
 def _npz(path: Path, split: Split) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels = file[f"{split}_images"], file[f"{split}_labels"]
-            levels = int(file["levels"]) if "levels" in file else 255
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+            both = [arrays[name] for name in ("train_labels", "test_labels") if name in arrays]
+            levels = int(arrays["levels"]) if "levels" in arrays else 255
     except KeyError as error:
         raise InputError(f"{path}: no array {error}; wanted are {split}_images and {split}_labels") from error
     except Exception as error:  # a missing, truncated, pickled or foreign file
-        raise InputError(f"{path}: not a readable .npz data set ({error})") from error
+        raise InputError(f"{path}: not a readable .npz data set ({one_line(error)})") from error
+    for array in (labels, *both):
+        if not np.issubdtype(array.dtype, np.integer) or array.ndim != 1 or not array.size:
+            raise InputError(f"{path}: labels must be integers of shape (N,), not {array.dtype} {array.shape}")
     if images.ndim == 3:
         images = images[:, None]
     if np.issubdtype(images.dtype, np.floating):
         images = _to_lattice(images, levels)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1 or not labels.size:
-        raise InputError(f"{path}: labels must be integers of shape (N,), not {labels.dtype} {labels.shape}")
-    labels = labels.astype(np.int64)
     return Dataset(
-        name=str(path), split=split, images=images, labels=labels, levels=levels, n_classes=int(labels.max()) + 1
+        name=str(path),
+        split=split,
+        images=images,
+        labels=labels.astype(np.int64),
+        levels=levels,
+        n_classes=max(int(array.max()) for array in (labels, *both)) + 1,
     )
 
 
 def _to_lattice(images: np.ndarray, levels: int) -> np.ndarray:
     """Floats that are integers over ``levels`` as ``uint8``; all others as ``float32``, off the lattice."""
-    scaled = images * levels
-    pixels = np.rint(scaled)
-    if levels <= 255 and np.abs(scaled - pixels).max(initial=0) < 1e-3 and 0 <= pixels.min() <= pixels.max() <= levels:
+    pixels = np.rint(images * levels)
+    if not images.size or (
+        np.abs(images * levels - pixels).max() < 1e-3 and 0 <= pixels.min() <= pixels.max() <= levels
+    ):
         return pixels.astype(np.uint8)
     return images.astype(np.float32)

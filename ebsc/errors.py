@@ -7,16 +7,28 @@
     └── RunError     a run had to stop although the input was right: one line, exit status 1, the ledger whole
 """
 
-__all__ = ["EbscError", "InputError", "RunError"]
+__all__ = ["EbscError", "InputError", "RunError", "one_line"]
 
 
 class EbscError(Exception):
     """Base of all errors that carry a message written for the user."""
 
 
-class InputError(EbscError, ValueError):
-    """Something the caller gave is wrong; the message says what, and what is allowed."""
+class InputError(EbscError):
+    """Something the caller gave is wrong; the message says what, and what is allowed.
+
+    No ValueError, which the option parser would catch and print in a box of its own.
+    """
 
 
-class RunError(EbscError, RuntimeError):
+class RunError(EbscError):
     """A run cannot go on; the message names the cause. What was recorded stays."""
+
+
+def one_line(error: BaseException | str, limit: int = 200) -> str:
+    """Somebody else's error on one line of at most ``limit`` characters, to be quoted in ours.
+
+    >>> one_line(ValueError("bad     data"))
+    'bad data'
+    """
+    return " ".join(str(error).split())[:limit]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ebsc import classifier, energy
-from ebsc.errors import InputError
+from ebsc.errors import InputError, one_line
 from ebsc.estimator import EmpiricalBayes
+from ebsc.files import make_folder, write_whole
 from ebsc.networks import UNet
 
 __all__ = ["Ebsc", "ModelSpec", "build", "check_sigma", "load", "pack", "save", "unpack"]
@@ -53,9 +53,10 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
-        object.__setattr__(self, "shape", tuple(self.shape))
         if len(self.shape) != 3 or not all(isinstance(side, int) and side > 0 for side in self.shape):
             raise InputError(f"shape must be (channels, height, width), not {self.shape}")
+        if self.n_classes < 2 or self.levels < 1:
+            raise InputError(f"n_classes must be 2 or more, levels 1 or more, not {self.n_classes} and {self.levels}")
         for part in (self.denoiser, self.classifier):
             if not isinstance(part, dict) or "kind" not in part:
                 raise InputError(f'a denoiser or classifier is {{"kind": name, **options}}, not {part}')
@@ -132,14 +133,12 @@ def save(folder: str | Path, model: Ebsc, spec: ModelSpec) -> None:
     folder = Path(folder)
     spec, weights = pack(model, spec)
     head = json.dumps({"format": _FORMAT, **asdict(spec)}, indent=2).encode()
+    make_folder(folder, "model")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in (("model.safetensors", weights), ("model.json", head + b"\n")):
-            part = folder / f".{name}.{os.getpid()}.part"
-            part.write_bytes(data)
-            part.replace(folder / name)
+        write_whole(folder / "model.safetensors", weights)
+        write_whole(folder / "model.json", head + b"\n")
     except OSError as error:
-        raise InputError(f"cannot write the model to {folder}: {error.strerror}") from error
+        raise InputError(f"cannot write the model {folder}: {error.strerror}") from error
 
 
 def load(folder: str | Path) -> tuple[Ebsc, ModelSpec]:
@@ -156,14 +155,14 @@ def load(folder: str | Path) -> tuple[Ebsc, ModelSpec]:
         head = json.loads((folder / "model.json").read_bytes())
         weights = (folder / "model.safetensors").read_bytes()
         if head.pop("format") != _FORMAT:
-            raise InputError(f"{folder}/model.json is not a model of format {_FORMAT}")
-        spec = ModelSpec(**head)
+            raise InputError(f"not a model of format {_FORMAT}")
+        spec = ModelSpec(**{**head, "shape": tuple(head["shape"])})
     except FileNotFoundError as error:
         raise InputError(f"{folder} is not a model folder: {Path(error.filename).name} is missing") from error
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{folder}/model.json: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder}/model.json cannot be read: {error!r}") from error
+        raise InputError(f"{folder}/model.json cannot be read: {one_line(repr(error))}") from error
     return unpack(spec, weights, origin=str(folder)), spec
 
 
@@ -177,13 +176,15 @@ def unpack(spec: ModelSpec, weights: bytes, origin: str = "model") -> Ebsc:
     """The inverse of :func:`pack`, checked; ``origin`` is named in errors."""
     if hashlib.sha256(weights).hexdigest() != spec.sha256:
         raise InputError(f"{origin}/model.safetensors is truncated or altered: its checksum is not that of model.json")
-    model = build(spec)
+    try:
+        model = build(spec)
+    except InputError as error:
+        raise InputError(f"{origin}/model.json: {error}") from error
     try:
         state = safetensors.torch.load(weights)
         model.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{origin}/model.safetensors does not fit model.json: {reason}") from error
+        raise InputError(f"{origin}/model.safetensors does not fit model.json: {one_line(error)}") from error
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{origin}/model.safetensors: {name} contains NaN or infinity")

@@ -4,7 +4,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ebsc.errors import InputError
+
 __all__ = ["ConvNet", "UNet"]
+
+
+def check_width(width: int) -> None:
+    """Raise :class:`InputError` unless a network's width is a positive number of channels."""
+    if width < 1:
+        raise InputError(f"width must be at least 1, not {width}")
 
 
 class _Block(nn.Module):
@@ -30,6 +38,7 @@ class UNet(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], sigma: float, width: int = 32, depth: int = 1) -> None:
         super().__init__()
+        check_width(width)
         channels, height, width_px = shape
         self.crop = (height, width_px)
         self.pad = (0, -width_px % 4, 0, -height % 4)
@@ -58,6 +67,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], width: int = 32) -> None:
         super().__init__()
+        check_width(width)
         channels, height, width_px = shape
         self.pad = (0, -width_px % 4, 0, -height % 4)
         self.layers = nn.Sequential(

@@ -12,14 +12,15 @@ stream, block)``.
 information about x can hide in the low bits of ``x + eps`` (Voráček & Hein 2023, arXiv 2207.07209).
 """
 
+import math
 from enum import IntEnum
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float, Float32, Int32, Shaped
 from torch import Tensor
 
-__all__ = ["BLOCK", "REFINEMENT", "Normals", "Stream", "perturb"]
+__all__ = ["BLOCK", "REFINEMENT", "Normals", "Stream", "box_muller", "perturb"]
 
 BLOCK = 128
 """Draws per generator."""
@@ -38,14 +39,16 @@ class Stream(IntEnum):
 class Normals:
     """Standard normal blocks by address, on one device.
 
-    On a CPU the generator is NumPy's SFC64 (seeded with all the 128 bits that ``SeedSequence`` gives; torch's CPU
-    generator uses 32 bits of its seed, so that among the millions of blocks of a run some would repeat). On any other
-    device it is torch's generator of that device. Values are therefore equal on equal kinds of device, not across kinds.
+    On a CPU the bits are those of NumPy's SFC64 (seeded with all the 128 bits that ``SeedSequence`` gives; torch's CPU
+    generator uses 32 bits of its seed, so that among the millions of blocks of a run some would repeat), and
+    :func:`box_muller` makes them normal. On any other device it is torch's generator of that device. Values are
+    therefore equal on equal kinds of device, not across kinds, and ``compiled`` may change their last bit.
 
     Args:
         seed: the run's seed.
         shape: shape of one draw.
         device: where the blocks live.
+        compiled: compile the transform. Needs a C++ compiler.
 
     >>> normals = Normals(0, (2, 2), "cpu")
     >>> block = normals.block(7, Stream.ESTIMATE, 3)
@@ -53,21 +56,38 @@ class Normals:
     (torch.Size([128, 2, 2]), True)
     """
 
-    def __init__(self, seed: int, shape: tuple[int, ...], device: torch.device | str) -> None:
+    def __init__(
+        self, seed: int, shape: tuple[int, ...], device: torch.device | str, *, compiled: bool = False
+    ) -> None:
         self.seed = seed
+        self.shape = (BLOCK, *shape)
         self.device = torch.device(device)
-        self._buffer = torch.empty(BLOCK, *shape, device=self.device)
+        self._transform = torch.compile(box_muller, fullgraph=True, dynamic=False) if compiled else box_muller
 
     def block(self, image: int, stream: Stream, block: int) -> Float32[Tensor, "..."]:
-        """The draws ``block * BLOCK`` to ``(block + 1) * BLOCK - 1`` of an image; overwritten by the next call."""
+        """The draws ``block * BLOCK`` to ``(block + 1) * BLOCK - 1`` of an image."""
         key = np.random.SeedSequence(entropy=self.seed, spawn_key=(image, stream, block))
-        if self.device.type == "cpu":
-            generator = np.random.Generator(np.random.SFC64(key))
-            generator.standard_normal(dtype=np.float32, out=self._buffer.numpy())
-        else:
-            torch_generator = torch.Generator(self.device).manual_seed(int(key.generate_state(1, np.uint64)[0]))
-            self._buffer.normal_(generator=torch_generator)
-        return self._buffer
+        if self.device.type != "cpu":
+            generator = torch.Generator(self.device).manual_seed(int(key.generate_state(1, np.uint64)[0]))
+            return torch.randn(self.shape, generator=generator, device=self.device)
+        # transformed a whole block at a time: its values cannot depend on what else is in a batch
+        bits = np.random.SFC64(key).random_raw(math.prod(self.shape) // 2)
+        return self._transform(torch.from_numpy(bits.view(np.int32)).view(2, -1)).view(self.shape)
+
+
+def box_muller(bits: Int32[Tensor, "2 half"]) -> Float32[Tensor, " twice_half"]:
+    """Standard normals r cos t, r sin t with r = sqrt(-2 log u), u uniform on (0, 1), t on a circle (Box & Muller 1958).
+
+    31 random bits make u = (k + 1/2) / 2^31, so that the normals reach 6.6. NumPy's own float32 normals cost three times
+    as much, as much as a third of a compiled LeNet.
+
+    >>> box_muller(torch.tensor([[0], [0]], dtype=torch.int32))
+    tensor([6.6604, 0.0000])
+    """
+    u = (bits[0] & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)
+    t = bits[1].float().mul_(math.pi * 2.0**-31)
+    r = u.log_().mul_(-2).sqrt_()
+    return torch.cat([r * t.cos(), r * t.sin()])
 
 
 def perturb(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, isfinite, pi
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -50,6 +50,8 @@ class Schedule:
             raise InputError("steps, batch, learning_rate and clip must be positive, and warmup not negative")
         if not 0 <= self.ema < 1:
             raise InputError(f"ema must lie in [0, 1), not {self.ema}")
+        if self.seed < 0:
+            raise InputError(f"seed must not be negative, but is {self.seed}")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -123,14 +125,15 @@ def fit(
             group["lr"] = schedule.rate(step)
         with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
             loss = objective(images, labels, generator)
+        value = loss.item()
+        if not isfinite(value):
+            raise InputError(f"the loss became {value} at step {step + 1}: lower the learning rate")
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(module.parameters(), schedule.clip)
         optimizer.step()
         average.update_parameters(module)
-        report(Step(step + 1, schedule.steps, (step + 1) * schedule.batch, value := loss.item()))
-        if not value < float("inf"):
-            raise InputError(f"the loss became {value} at step {step + 1}: lower the learning rate")
+        report(Step(step + 1, schedule.steps, (step + 1) * schedule.batch, value))
     module.load_state_dict(average.module.state_dict())
     module.cpu().eval()
 

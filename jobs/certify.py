@@ -19,6 +19,7 @@ from ebsc.bounds import floor_radius
 from ebsc.budgets import Budget, Fixed, Sequential
 from ebsc.campaign import Campaign, Outcome
 from ebsc.data import Dataset, Split
+from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.model import ModelSpec
 from ebsc.votes import Precision
@@ -76,7 +77,7 @@ class Certify:
     """Images of one micro-batch; on a GPU, as many as fit."""
     compile: bool = False
     """Compile the network: up to a minute at the start of each worker, then faster."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where the networks run; auto: CUDA where there is one."""
     workers: int | None = None
     """Ray actors. 0: no Ray, in this process. Default: as many as the cluster has room for."""
@@ -87,8 +88,16 @@ class Certify:
     address: str | None = None
     """Ray cluster to use. Default: $RAY_ADDRESS (set inside `ray job submit`), else a Ray of this machine's own."""
 
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InputError(f"the micro-batch must be at least 1, not {self.batch}")
+        if (self.workers or 0) < 0 or self.cpus_per_worker < 0 or (self.gpus_per_worker or 0) < 0:
+            raise InputError("workers, CPUs per worker and GPUs per worker must not be negative")
+
     def run(self) -> None:
         """Certify, write the certificates, and say what was found."""
+        if self.workers == 0:
+            pick(self.device)
         net, spec = model.load(self.model)
         budget = self._budget()
         chosen, indices = self._images(spec)
@@ -188,7 +197,7 @@ def _show(reporter: Reporter) -> Callable[[Status], None]:
         nonlocal noted
         if status.note != noted:
             noted = status.note
-            reporter.say(f"{noted}; its units are sent again")
+            reporter.say(noted)
         text = (
             f"{status.settled:,}/{status.images:,} images settled, {status.draws:,} draws, {status.rate:,.0f} draws/s"
             f" on {status.workers} workers, {duration(status.seconds_left)} left"

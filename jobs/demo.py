@@ -4,14 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ebsc import data, model
+from ebsc.budgets import Sequential
 from ebsc.errors import InputError
 from ebsc.training import Schedule
 from jobs.certify import Certify
+from jobs.options import parse_radii
 from jobs.plots import curves, denoised
 from jobs.tables import common_images, read_entry, render
 from jobs.train import Train
 
 __all__ = ["Demo"]
+
+_RADII = "0:0.75:0.125"
 
 _MEANING = """
 How to read it. "r=0.25" is the share of test images that are classified rightly AND provably keep their class under
@@ -43,6 +47,7 @@ class Demo:
 
     def run(self) -> None:
         """Run the demo."""
+        Sequential(radii=parse_radii(_RADII), n=self.n)  # says what is wrong with n before anything is trained
         folder = self.out / "model"
         if not (folder / "model.json").exists():
             print(
@@ -59,11 +64,13 @@ class Demo:
         print("\n2. Certify the test split: plain smoothing, then the EBSC.", flush=True)
         runs = [(self.out / "plain", True), (self.out / "ebsc", False)]
         for run_folder, plain in runs:
-            Certify(model=folder, run_folder=run_folder, plain=plain, n=self.n, workers=self.workers).run()
+            Certify(
+                model=folder, run_folder=run_folder, plain=plain, radii=_RADII, n=self.n, workers=self.workers
+            ).run()
         entries = common_images([read_entry(run_folder) for run_folder, _ in runs])
         curves(entries, self.out / "curve.png")
         denoised(net, data.load("digits", "test"), self.out / "denoised.png")
-        table = render(entries, (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75))
+        table = render(entries, parse_radii(_RADII))
         (self.out / "table.txt").write_text(table)
         print(f"\n3. The table ({self.out / 'table.txt'}).\n\n{table}{_MEANING}\n")
         print(f"Certified accuracy against radius: {self.out / 'curve.png'}")

@@ -1,5 +1,7 @@
 """Small languages of the command line: radii, slices."""
 
+from math import floor
+
 import numpy as np
 
 from ebsc.errors import InputError
@@ -19,7 +21,7 @@ def parse_radii(text: str) -> tuple[float, ...]:
     try:
         if ":" in text:
             start, stop, step = (float(part) for part in text.split(":"))
-            radii = start + step * np.arange(int((stop - start) / step + 1e-9) + 1)
+            radii = start + step * np.arange(floor((stop - start) / step + 1e-9) + 1)
         else:
             radii = np.array([float(part) for part in text.split(",")])
         if not len(radii) or not ((radii >= 0) & np.isfinite(radii)).all():

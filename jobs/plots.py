@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from ebsc.bounds import floor_radius
 from ebsc.data import Dataset
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
@@ -30,9 +31,9 @@ def curves(entries: Sequence[Entry], path: Path) -> None:
         shares = 100 * np.arange(len(radii), 0, -1) / len(entry.radius)
         axes.step(
             np.concatenate([[0], radii]),
-            np.concatenate([shares[:1], shares]),
+            np.concatenate([[100 * len(radii) / len(entry.radius)], shares]),
             where="pre",
-            label=f"{entry.name} (ACR {entry.acr:.3f})",
+            label=f"{entry.name} (ACR {floor_radius(entry.acr)})",
             color=_COLOURS[number % len(_COLOURS)],
             linestyle=_STYLES[number % len(_STYLES)],
         )

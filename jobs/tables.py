@@ -14,7 +14,7 @@ from tabulate import tabulate
 from cluster import certificates
 from cluster.ledger import read_config
 from ebsc.bounds import false_certificates, floor_radius
-from ebsc.errors import InputError
+from ebsc.errors import InputError, one_line
 from jobs.options import parse_radii
 
 __all__ = ["Entry", "Format", "Table", "read_entry", "render"]
@@ -35,7 +35,7 @@ class Entry:
         sigma, n, alpha: of the run; None where a log does not say.
         draws: draws for each image, on average; None where a log does not say.
         published: the radii are those of somebody's log, rounded to nearest in print.
-        lattice: sound in floating point.
+        decided: radii that a sequential budget decided; None where the radius itself was certified.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Entry:
     alpha: float | None = None
     draws: float | None = None
     published: bool = False
-    lattice: bool = True
+    decided: tuple[float, ...] | None = None
 
     def only(self, images: np.ndarray) -> "Entry":
         """The same row over these images."""
@@ -76,33 +76,44 @@ def read_entry(path: Path) -> Entry:
 def _read_run(folder: Path) -> Entry:
     question = read_config(folder)["question"]
     table = certificates.read(folder)
-    return Entry(
-        name=folder.name,
-        index=table["index"],
-        radius=np.where(certificates.correct(table), table["radius"], 0.0),
-        abstained=table["radius"] == 0,
-        sigma=question["sigma"],
-        n=question["budget"]["n"],
-        alpha=question["budget"]["alpha"],
-        draws=float(table["draws"].mean()),
-        lattice=question["lattice"],
-    )
+    try:
+        budget, sound = question["budget"], question["lattice"]
+        return Entry(
+            name=folder.name if sound else f"{folder.name} (NOT SOUND IN FLOATING POINT: --no-lattice)",
+            index=table["index"],
+            radius=np.where(certificates.correct(table), table["radius"], 0.0),
+            abstained=table["radius"] == 0,
+            sigma=question["sigma"],
+            n=budget["n"],
+            alpha=budget["alpha"],
+            draws=float(table["draws"].mean()),
+            decided=tuple(budget["radii"]) if "radii" in budget else None,
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder}/config.json is not that of a certification: {error!r}") from error
 
 
 def _read_log(path: Path) -> Entry:
     try:
         with path.open(newline="") as file:
             rows = [
-                (int(row["idx"]), float(row["radius"]), row["correct"] == "1", row["predict"] == "-1")
+                (int(row["idx"]), float(row["radius"]), {"0": False, "1": True}[row["correct"]], row["predict"] == "-1")
                 for row in csv.DictReader(file, delimiter="\t")
             ]
     except FileNotFoundError:
         raise InputError(f"{path}: no such run folder or log") from None
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is not a log of the form idx label predict radius correct time: {error!r}") from error
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        reason = one_line(repr(error), 80)
+        raise InputError(f"{path} is not a log of the form idx label predict radius correct time: {reason}") from error
     if not rows:
         raise InputError(f"{path} holds no image")
     index, radius, correct, abstained = (np.array(column) for column in zip(*rows, strict=True))
+    if not (np.isfinite(radius) & (radius >= 0)).all():
+        raise InputError(
+            f"{path} is not a log of the form idx label predict radius correct time: a radius is no radius"
+        )
+    if len(np.unique(index)) < len(index):
+        raise InputError(f"{path} holds an image twice")
     sigma = re.search(r"sigma[_-]?(\d+(?:\.\d+)?)", path.stem)
     return Entry(
         name=path.stem,
@@ -160,10 +171,11 @@ def render(entries: list[Entry], radii: tuple[float, ...], form: Format = "text"
         return sink.getvalue()
     aligned = ("left", *["right"] * (len(head) - 1))
     table = tabulate(body, head, tablefmt=_TABULATE[form], disable_numparse=True, colalign=aligned)
-    return "\n".join([table, "", *_notes(entries, rho)]) + "\n"
+    comment = "% " if form == "latex" else ""
+    return "\n".join([table, "", *(comment + note for note in _notes(entries, radii, rho))]) + "\n"
 
 
-def _notes(entries: list[Entry], rho: float) -> list[str]:
+def _notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[str]:
     images = entries[0].index
     step = np.unique(np.diff(images))
     which = f"every {step[0]}th of them" if len(step) == 1 and step[0] > 1 else "of them"
@@ -180,9 +192,11 @@ def _notes(entries: list[Entry], rho: float) -> list[str]:
         )
     if any(entry.published for entry in entries):
         notes.append("Rows without n are published logs, whose radii are rounded to nearest: some are a little high.")
-    if not all(entry.lattice for entry in entries):
-        names = ", ".join(entry.name for entry in entries if not entry.lattice)
-        notes.append(f"NOT SOUND IN FLOATING POINT (--no-lattice): {names}.")
+    for entry in entries:
+        if entry.decided is not None:
+            missing = ", ".join(f"{radius:g}" for radius in radii if radius not in entry.decided)
+            low = f"its ACR and its columns {missing} are" if missing else "its ACR is"
+            notes.append(f"{entry.name} stopped each image when its radii were decided: {low} too low, never too high.")
     return notes
 
 

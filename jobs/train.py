@@ -11,7 +11,9 @@ from torch import nn
 
 from ebsc import data, model, training
 from ebsc.data import Dataset
+from ebsc.device import Device, pick
 from ebsc.errors import InputError
+from ebsc.files import make_folder
 from ebsc.model import Ebsc, ModelSpec
 from ebsc.training import Objective, Schedule, Step
 from jobs.progress import Reporter, duration
@@ -51,7 +53,7 @@ class Train:
     """How to train the denoiser."""
     head: Schedule = field(default_factory=lambda: Schedule(steps=5000, learning_rate=1e-3, batch=128, clip=1.0))
     """How to train the classifier."""
-    device: str = "auto"
+    device: Device = "auto"
     """cpu, cuda, or auto: CUDA where there is one."""
 
     def run(self) -> None:
@@ -60,8 +62,11 @@ class Train:
         out = self.out or Path("models") / f"{Path(self.data).stem}-{self.denoiser}-{self.classifier}-{self.sigma:g}"
         if (out / "model.json").exists() and not self.overwrite:
             raise InputError(f"{out} already holds a model: give another --out, or --overwrite")
-        started = time.monotonic()
+        started, device = time.monotonic(), pick(self.device)
         train, test = (data.load(self.data, split, self.data_root) for split in ("train", "test"))
+        for part in (train, test):
+            if not part.on_lattice:
+                raise InputError(f"{part.name}: training needs images on the lattice of {part.levels} levels")
         torch.manual_seed(self.energy.seed)
         spec = ModelSpec(
             sigma=self.sigma,
@@ -72,51 +77,49 @@ class Train:
             classifier={"kind": self.classifier},
         )
         net = model.build(spec)
+        make_folder(out, "model")
         if self.denoiser != "none":
             objective = training.denoising(net.denoiser, self.sigma, train.levels)
-            self._fit(f"{self.denoiser} denoiser", net.denoiser, train, objective, self.energy)
+            _fit(f"{self.denoiser} denoiser", net.denoiser, train, objective, self.energy, device)
         objective = training.classification(net.classifier, train.levels)
-        self._fit(f"{self.classifier} classifier", net.classifier, train, objective, self.head)
-        figures = self._evaluate(net, test) | {"seconds": round(time.monotonic() - started, 1)}
+        _fit(f"{self.classifier} classifier", net.classifier, train, objective, self.head, device)
+        figures = _evaluate(net, test, device) | {"seconds": round(time.monotonic() - started, 1)}
         record = {"data": self.data, "checksum": train.checksum, "figures": figures, "options": options(self)}
         model.save(out, net, replace(spec, training={**record, **provenance()}))
         print(f"model written to {out} ({sum(p.numel() for p in net.parameters()):,} parameters)")
 
-    def _fit(self, title: str, module: nn.Module, train: Dataset, objective: Objective, schedule: Schedule) -> None:
-        started = time.monotonic()
-        running = 0.0
-        with Reporter(f"training the {title}") as reporter:
 
-            def report(step: Step) -> None:
-                nonlocal running
-                running = step.loss if step.step == 1 else 0.98 * running + 0.02 * step.loss
-                rate = step.images / (time.monotonic() - started)
-                left = (time.monotonic() - started) / step.step * (step.steps - step.step)
-                text = f"loss {running:.5f}, {rate:,.0f} images/s, {duration(left)} left"
-                reporter.show(step.step, step.steps, text)
+def _fit(
+    title: str, module: nn.Module, train: Dataset, objective: Objective, schedule: Schedule, device: torch.device
+) -> None:
+    """Train with progress shown."""
+    started = time.monotonic()
+    running = 0.0
+    with Reporter(f"training the {title}") as reporter:
 
-            training.fit(module, train, objective, schedule, device=self._device, report=report)
-
-    def _evaluate(self, net: Ebsc, test: Dataset) -> dict[str, float]:
-        """What a user wants to know before certifying, said and recorded."""
-        figures = {}
-        if self.denoiser != "none":
-            figures["denoising_error"] = training.denoising_error(net.denoiser, test, self.sigma, device=self._device)
-            print(
-                f"denoising error on test images: {figures['denoising_error']:.5f} per pixel"
-                f" (the noise itself: {self.sigma**2:g})"
+        def report(step: Step) -> None:
+            nonlocal running
+            running = step.loss if step.step == 1 else 0.98 * running + 0.02 * step.loss
+            seconds = time.monotonic() - started
+            left = duration(seconds / step.step * (step.steps - step.step))
+            reporter.show(
+                step.step, step.steps, f"loss {running:.5f}, {step.images / seconds:,.0f} images/s, {left} left"
             )
-        figures["accuracy_on_noisy"] = training.accuracy(net.plain(), test, device=self._device)
-        print(f"accuracy of the classifier on y = x + sigma eps: {figures['accuracy_on_noisy']:.1%}")
-        if self.denoiser != "none":
-            figures["accuracy_on_xhat"] = training.accuracy(net, test, device=self._device)
-            print(f"accuracy of the classifier on xhat(y): {figures['accuracy_on_xhat']:.1%}")
-        net.cpu()
-        return figures
 
-    @property
-    def _device(self) -> str:
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        training.fit(module, train, objective, schedule, device=device, report=report)
+
+
+def _evaluate(net: Ebsc, test: Dataset, device: torch.device) -> dict[str, float]:
+    """What a user wants to know before certifying, said and recorded."""
+    figures = {"accuracy_on_noisy": training.accuracy(net.plain(), test, device=device)}
+    print(f"accuracy of the classifier on y = x + sigma eps: {figures['accuracy_on_noisy']:.1%}")
+    if not isinstance(net.denoiser, nn.Identity):
+        figures["accuracy_on_xhat"] = training.accuracy(net, test, device=device)
+        figures["denoising_error"] = training.denoising_error(net.denoiser, test, net.sigma, device=device)
+        print(f"accuracy of the classifier on xhat(y): {figures['accuracy_on_xhat']:.1%}")
+        print(f"denoising error: {figures['denoising_error']:.5f} per pixel (the noise itself: {net.sigma**2:g})")
+    net.cpu()
+    return figures
 
 
 if __name__ == "__main__":

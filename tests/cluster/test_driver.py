@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +28,7 @@ SHARES = [1.0, 0.999, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.4, 0.1]
 BUDGET = Sequential(radii=(0.0, 0.25, 0.5), n=2000)
 
 
-def campaign(images=len(SHARES), budget=BUDGET):
+def campaign(budget=BUDGET, images=12):
     return Campaign(np.ones(images, dtype=np.int64), 3, 0.5, budget=budget)
 
 
@@ -86,10 +87,10 @@ class Pool:
         return [Reply(unit, worker, tally=Tally(votes(unit), unit.draws / self.speed(worker), self.batch))]
 
 
-def certify(folder, pool, budget=BUDGET, images=len(SHARES)):
+def certify(folder, pool, budget=BUDGET, images=12):
     """One session of a run; returns the certificates and the status reports."""
     reports = []
-    work = campaign(images, budget)
+    work = campaign(budget, images)
     with Ledger(folder, {"question": {}}) as ledger:
         work.restore(ledger.records)
         Driver(work, pool, ledger, reports.append).run()
@@ -117,8 +118,14 @@ def test_certificates_do_not_depend_on_who_counts_and_in_which_order(tmp_path, w
 
 @pytest.mark.parametrize(
     "script",
-    [["lose"], ["fail"], ["count", "lose"], ["lose", "lose", "count", "lose"], ["fail", "lose", "fail"]]
-    + [["lose", "count"] * 20],
+    [
+        ["lose"],
+        ["fail"],
+        ["count", "lose"],
+        ["lose", "lose", "count", "lose"],
+        ["fail", "lose"],
+        ["lose", "count"] * 20,
+    ],
 )
 def test_units_that_were_lost_or_failed_are_counted_again(tmp_path, script):
     pool = Pool(fate=faults(*script))
@@ -168,7 +175,8 @@ def test_a_run_that_was_finished_before_sends_nothing(tmp_path):
     assert (pool.sent, reports) == ([], [])
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.timeout(100)
+@settings(max_examples=25, deadline=None)
 @given(
     script=st.lists(st.sampled_from(["count", "fail", "lose"]), max_size=60),
     workers=st.integers(1, 4),
@@ -177,13 +185,12 @@ def test_a_run_that_was_finished_before_sends_nothing(tmp_path):
 def test_any_course_of_faults_and_restarts_ends_with_the_same_certificates(script, workers, seed):
     fate = faults(*script)
     with TemporaryDirectory() as folder:
-        while True:
-            try:
+        for _ in range(1 + len(script) // PATIENCE):  # it takes that many faults to stop a run
+            with suppress(RunError):
                 table, _ = certify(folder, Pool(workers, fate, seed=seed))
-                break
-            except RunError:
-                continue  # the script is shorter by at least one fault
-    assert tiny.equal(table, undisturbed())
+                assert tiny.equal(table, undisturbed())
+                return
+    pytest.fail("the run did not end")
 
 
 def test_units_take_about_as_long_on_slow_and_on_fast_workers(tmp_path):
@@ -197,7 +204,7 @@ def test_units_take_about_as_long_on_slow_and_on_fast_workers(tmp_path):
 def test_little_work_goes_round(tmp_path):
     pool = Pool(4, speed=lambda worker: 1e9)
     certify(tmp_path, pool, Fixed(n=8_000), images=8)
-    estimating = Counter({worker: 0 for worker in range(4)})
+    estimating = Counter(dict.fromkeys(range(4), 0))
     for worker, unit in pool.sent:
         estimating[worker] += unit.draws
     assert min(estimating.values()) > 0
@@ -253,7 +260,7 @@ def test_finished_looks_are_on_disk_while_the_run_goes_on(tmp_path: Path):
     class Watching(Pool):
         def wait(self, seconds):
             path = tmp_path / "ledger.jsonl"
-            seen.append(path.read_bytes().count(b"\n"))
+            seen.append(path.read_bytes().count(b"\n") if path.exists() else 0)
             return super().wait(seconds)
 
     certify(tmp_path, Watching(1))

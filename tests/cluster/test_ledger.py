@@ -71,8 +71,17 @@ def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    [b"not json", b"", b"5", b"[]", b'{"image": 3}', b'{"image": "3", "look": 0, "votes": {"1": 1}}', b"\xff\xfe\x00"]
-    + [b'{"image": 5, "look": 0, "vo'],
+    [
+        b"not json",
+        b"",
+        b"5",
+        b"[]",
+        b'{"image": 3}',
+        b'{"image": "3", "look": 0, "votes": {"1": 1}, "seconds": 0.5}',
+        b'{"image": 3, "look": 0, "votes": [1], "seconds": 0.5}',
+        b'{"image": 5, "look": 0, "vo',
+        b"\xff\xfe\x00",
+    ],
 )
 def test_a_damaged_line_in_the_middle_is_refused(tmp_path, line):
     fill(tmp_path)
@@ -126,6 +135,14 @@ def test_another_question_is_refused_with_the_difference_named(tmp_path):
     assert tiny.files(tmp_path) == before
 
 
+def test_files_of_the_user_in_the_folder_are_left_alone(tmp_path):
+    mine = {"probe": b"mine", "notes.txt": b"mine"}
+    for name, content in mine.items():
+        (tmp_path / name).write_bytes(content)
+    fill(tmp_path)
+    assert {name: content for name, content in tiny.files(tmp_path).items() if name in mine} == mine
+
+
 def test_after_a_refusal_the_right_driver_can_go_on(tmp_path):
     fill(tmp_path)
     with pytest.raises(InputError):
@@ -175,6 +192,6 @@ def test_a_driver_in_another_process_holds_the_folder_until_it_is_killed(tmp_pat
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"mine")
-    with pytest.raises(InputError, match="cannot write to the run folder"):
+    with pytest.raises(InputError, match="cannot write the run folder"):
         Ledger(tmp_path / "file" / "run", CONFIG)
     assert tiny.files(tmp_path) == {"file": b"mine"}

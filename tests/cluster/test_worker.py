@@ -11,7 +11,7 @@ from ebsc.votes import Voter
 
 DIGITS = data.load("digits", "test").take(np.arange(4))
 NET, SPEC = tiny.nearest_mean()
-UNIT = Campaign(DIGITS.labels, 10, SPEC.sigma, budget=Fixed(n=200, n0=60)).next_units(1000)[0]
+UNIT = Campaign(DIGITS.labels, 10, SPEC.sigma, budget=Fixed(n=200, n0=40)).next_units(1000)[0]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def out_of_memory_above(batch, monkeypatch):
     monkeypatch.setattr(Voter, "count", limited)
 
 
-@pytest.mark.parametrize("room", [63, 32, 31, 1])
+@pytest.mark.parametrize("room", [63, 32, 31, 3])
 def test_out_of_memory_it_goes_on_with_a_smaller_micro_batch(assignment, monkeypatch, room):
     expected = voter().count(UNIT)
     out_of_memory_above(room, monkeypatch)

@@ -1,0 +1,37 @@
+"""Files that appear whole or not at all."""
+
+import os
+from pathlib import Path
+
+from ebsc.errors import InputError
+
+__all__ = ["make_folder", "write_whole"]
+
+
+def make_folder(folder: Path, what: str) -> None:
+    """Make a folder, and try whether a file can be written there; ``what`` names it in the error.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "probe", b"")
+        (folder / "probe").unlink()
+    except OSError as error:
+        raise InputError(f"cannot write the {what} {folder}: {error.strerror}") from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write under a temporary name in the same folder, then move into place.
+
+    Raises:
+        OSError: nothing is left behind, and what stood there before stands there still.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

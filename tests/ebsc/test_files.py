@@ -1,0 +1,60 @@
+"""Files appear whole or not at all, and trying a folder out leaves no trace."""
+
+from pathlib import Path
+
+import pytest
+
+from ebsc.errors import InputError
+from ebsc.files import make_folder, write_whole
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_file_is_written_and_replaced(tmp_path):
+    write_whole(tmp_path / "a", b"one")
+    write_whole(tmp_path / "a", b"three")
+    assert contents(tmp_path) == {"a": b"three"}
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path, monkeypatch, step, error):
+    (tmp_path / "a").write_bytes(b"one")
+
+    def fail(path, argument):
+        path.touch()
+        raise error
+
+    monkeypatch.setattr(Path, step, fail)
+    with pytest.raises(type(error)):
+        write_whole(tmp_path / "a", b"three")
+    assert contents(tmp_path) == {"a": b"one"}
+
+
+def test_a_folder_is_made_with_those_above_it_and_is_empty(tmp_path):
+    make_folder(tmp_path / "a" / "b", "model folder")
+    make_folder(tmp_path / "a" / "b", "model folder")
+    assert contents(tmp_path / "a" / "b") == {}
+
+
+def test_a_folder_in_use_stays_as_it_is(tmp_path):
+    for name in ("probe", "model.json"):
+        (tmp_path / name).write_bytes(b"mine")
+    make_folder(tmp_path, "model folder")
+    assert contents(tmp_path) == {"probe": b"mine", "model.json": b"mine"}
+
+
+def test_a_folder_that_cannot_be_made_or_written_to_is_refused_by_name(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=f"cannot write the model folder {folder}: "):
+            make_folder(folder, "model folder")
+
+    def read_only(path, data):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", read_only)
+    with pytest.raises(InputError, match="Read-only file system"):
+        make_folder(tmp_path, "model folder")

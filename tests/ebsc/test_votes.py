@@ -1,0 +1,152 @@
+"""The vote loop against a naive one, and what its counts must not depend on."""
+
+import numpy as np
+import pytest
+import torch
+
+from ebsc import data
+from ebsc.budgets import Fixed
+from ebsc.campaign import Campaign, Unit
+from ebsc.errors import InputError
+from ebsc.model import Ebsc, ModelSpec, build
+from ebsc.noise import BLOCK, Normals, Stream, perturb
+from ebsc.votes import Voter
+
+SIGMA = 0.5
+ADDRESSES = np.array([5, 900, 2])
+BUDGET = Fixed(n=200, n0=40)
+
+
+def model(denoiser: str = "residual") -> Ebsc:
+    torch.manual_seed(0)
+    options = {"kind": denoiser} | ({"width": 4} if denoiser != "none" else {})
+    spec = ModelSpec(sigma=SIGMA, shape=(1, 8, 8), n_classes=10, levels=16, denoiser=options)
+    net = build(spec)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return net.eval()
+
+
+def images() -> np.ndarray:
+    return data.load("digits", "test").images[:3]
+
+
+def campaign(seed: int = 0) -> Campaign:
+    return Campaign(np.zeros(3, dtype=np.int64), 10, SIGMA, budget=BUDGET, images=ADDRESSES, seed=seed)
+
+
+def certificates(voter: Voter, size: int = 10**6, *, shuffle: bool = False, seed: int = 0) -> bytes:
+    run = campaign(seed)
+    while units := run.next_units(size):
+        for unit in reversed(units) if shuffle else units:
+            run.merge(unit, voter.count(unit))
+    return run.certificates().tobytes()
+
+
+@torch.no_grad()
+def naive(net: Ebsc, pixels: np.ndarray, unit: Unit) -> np.ndarray:
+    """One draw at a time, in the words of the definition."""
+    counts = np.zeros((len(unit.spans), 10), dtype=np.int64)
+    for line, span in enumerate(unit.spans):
+        for draw in range(span["start"], span["stop"]):
+            noise = Normals(unit.seed, (1, 8, 8), "cpu")
+            z = noise.block(int(span["image"]), Stream(span["stream"]), draw // BLOCK)[draw % BLOCK]
+            y = perturb(torch.from_numpy(pixels[span["row"]])[None], z[None], SIGMA, 16)
+            counts[line, net(y).argmax(1)] += 1
+    return counts
+
+
+def units() -> list[Unit]:
+    """Units of both streams that are cut within an image."""
+    run = campaign(seed=3)
+    first = run.next_units(128)
+    for unit in first:
+        run.merge(unit, np.eye(1, 10, dtype=np.int64).repeat(len(unit.spans), 0) * 40)
+    return [*first, *run.next_units(300, limit=1)]
+
+
+@pytest.mark.parametrize("denoiser", ["residual", "network", "none"])
+def test_counts_are_those_of_a_naive_loop(denoiser):
+    net, pixels = model(denoiser), images()
+    voter = Voter(net, pixels, levels=16, n_classes=10, batch=64)
+    for unit in units():
+        np.testing.assert_array_equal(voter.count(unit), naive(net, pixels, unit))
+
+
+def test_counts_of_images_off_the_lattice_are_those_of_a_naive_loop():
+    net, pixels = model(), data.load("digits", "test").off_lattice().images[:3]
+    voter = Voter(net, pixels, levels=16, n_classes=10, batch=64)
+    for unit in units():
+        np.testing.assert_array_equal(voter.count(unit), naive(net, pixels, unit))
+
+
+@pytest.mark.parametrize("batch", [64, 100, 256])
+@pytest.mark.parametrize("size", [1, 150, 10**6])
+def test_certificates_do_not_depend_on_batch_unit_or_order(batch, size):
+    expected = certificates(Voter(model(), images(), levels=16, n_classes=10))
+    voter = Voter(model(), images(), levels=16, n_classes=10, batch=batch)
+    assert certificates(voter, size, shuffle=True) == expected
+
+
+def test_another_seed_gives_other_votes():
+    voter = Voter(model(), images(), levels=16, n_classes=10)
+    first, second, again = (certificates(voter, seed=seed) for seed in (0, 1, 0))
+    assert first == again != second
+
+
+def test_the_micro_batch_can_be_changed_between_units():
+    voter = Voter(model(), images(), levels=16, n_classes=10)
+    expected = certificates(voter)
+    voter.resize(37)
+    assert certificates(voter) == expected
+
+
+def test_what_is_left_in_the_batch_is_not_counted():
+    voter = Voter(model(), images(), levels=16, n_classes=10, batch=256)
+    expected = [voter.count(unit) for unit in units()]
+    one = Unit(0, 3, units()[-1].spans[:1].copy())
+    one.spans["stop"] = one.spans["start"] + 1
+    votes = voter.count(one)
+    assert votes.sum() == 1
+    for unit, counts in zip(units(), expected, strict=True):
+        assert (counts.sum(1) == unit.spans["stop"] - unit.spans["start"]).all()
+
+
+def test_the_address_and_not_the_row_decides_the_noise():
+    pixels = np.concatenate([images()[:1]] * 3)
+    voter = Voter(model(), pixels, levels=16, n_classes=10)
+    same = Campaign(np.zeros(3, np.int64), 10, SIGMA, budget=BUDGET, images=np.array([4, 4, 9]))
+    (unit,) = same.next_units(10**6)
+    one, other, different = voter.count(unit)
+    assert (one == other).all()
+    assert (one != different).any()
+
+
+def test_plain_votes_on_the_noisy_image_itself():
+    net, pixels = model(), images()
+    voter = Voter(net.plain(), pixels, levels=16, n_classes=10)
+    without = Ebsc(torch.nn.Identity(), net.classifier, SIGMA)
+    for unit in units():
+        np.testing.assert_array_equal(voter.count(unit), naive(without, pixels, unit))
+        assert (voter.count(unit) != naive(net, pixels, unit)).any()
+
+
+def test_bfloat16_is_a_slightly_different_classifier_under_the_same_noise():
+    fine = Voter(model(), images(), levels=16, n_classes=10)
+    coarse = Voter(model(), images(), levels=16, n_classes=10, precision="bfloat16")
+    for unit in units():
+        one, other = fine.count(unit), coarse.count(unit)
+        assert (one.sum(1) == other.sum(1)).all()
+        assert np.abs(one - other).sum() <= 0.1 * unit.draws
+    assert {parameter.dtype for parameter in coarse.model.parameters()} == {torch.bfloat16}
+
+
+def test_images_that_the_model_does_not_take_are_refused():
+    for pixels in (np.zeros((2, 1, 9, 9), np.uint8), np.zeros((2, 3, 8, 8), np.uint8)):
+        with pytest.raises(InputError, match="shape"):
+            Voter(model(), pixels, levels=16, n_classes=10)
+
+
+def test_a_micro_batch_of_none_is_refused():
+    with pytest.raises(InputError, match="micro-batch"):
+        Voter(model(), images(), levels=16, n_classes=10, batch=0)

@@ -1,0 +1,116 @@
+"""Real actors on a real local Ray count what this process counts, also when they are killed."""
+
+import os
+import signal
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import tiny
+
+from cluster.driver import Driver
+from cluster.ledger import Ledger
+from cluster.pool import LocalPool, RayPool
+from cluster.worker import Assignment
+from ebsc import data, model
+from ebsc.budgets import Fixed, Sequential
+from ebsc.campaign import Campaign
+
+DIGITS = data.load("digits", "test").take(np.arange(40))
+
+
+@pytest.fixture(scope="module")
+def assignment():
+    spec, weights = model.pack(*tiny.nearest_mean())
+    return Assignment(spec=spec, weights=weights, images=DIGITS.images, levels=16, device="cpu", batch=64, threads=1)
+
+
+@contextmanager
+def actors(ray, assignment, workers):
+    """A pool whose actors are gone afterwards."""
+    pool = RayPool(assignment, workers)
+    try:
+        yield pool
+    finally:
+        for actor in pool._actors.values():
+            ray.kill(actor)
+
+
+def campaign(budget):
+    return Campaign(DIGITS.labels, 10, 0.25, budget=budget)
+
+
+def run(folder, pool, report=lambda status: None):
+    """Certificates of a run that takes some seconds."""
+    work = campaign(Sequential(radii=(0.0, 0.25, 0.5), n=2000))
+    with Ledger(folder, {"question": {}}) as ledger:
+        Driver(work, pool, ledger, report).run()
+    return work.certificates()
+
+
+def counts(pool, units):
+    """The counts of units, by their numbers."""
+    found, waiting = {}, list(units)
+    while len(found) < len(units):
+        for worker in pool.free():
+            if waiting:
+                pool.send(worker, waiting.pop())
+        for reply in pool.wait(10):
+            assert reply.tally, reply
+            found[reply.unit.number] = reply.tally.counts
+    return found
+
+
+def test_an_actor_counts_what_this_process_counts_and_says_why_it_cannot(local_ray, assignment):
+    units = campaign(Fixed(n=300)).next_units(700)
+    bad, *_ = campaign(Fixed(n=300)).next_units(500)
+    bad.spans["row"] = 10_000  # no such image
+    here = counts(LocalPool(assignment), units)
+    with actors(local_ray, assignment, 1) as pool:
+        pool.send(0, bad)
+        (reply,) = pool.wait(60)
+        assert reply.error.startswith("IndexError")
+        assert (reply.lost, reply.tally, len(pool)) == ("", None, 1)
+        there = counts(pool, units)  # the actor lives
+    assert len(units) > 3
+    assert all((here[number] == there[number]).all() for number in here)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_does_not_change_a_certificate(local_ray, words, undisturbed, tmp_path, workers):
+    result = tiny.cli(*words, "-o", tmp_path / "run", "--workers", workers)
+    assert result.status == 0, result.err
+    assert tiny.columns(tmp_path / "run") == tiny.columns(undisturbed)
+    assert len(set(tiny.columns(undisturbed)["outcome"])) > 1
+
+
+@pytest.mark.timeout(60)
+def test_more_workers_than_there_is_room_for_do_not_hang_a_run(local_ray, words, undisturbed, tmp_path):
+    """Of two workers only one has room on these 4 CPUs; its run ends, or it is refused with the reason."""
+    result = tiny.cli(*words, "-o", tmp_path / "run", "--workers", 2, "--cpus-per-worker", 3)
+    if result.status == 0:
+        assert tiny.columns(tmp_path / "run") == tiny.columns(undisturbed)
+    else:
+        assert result.status == 2
+        assert "room" in result.err
+
+
+def test_an_actor_killed_while_counting_is_replaced_and_the_certificates_are_the_same(local_ray, assignment, tmp_path):
+    expected = run(tmp_path / "here", LocalPool(assignment))
+    reports = []
+    with actors(local_ray, assignment, 2) as pool:
+        pids = local_ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in pool._actors.values()])
+
+        def kill_one_that_is_counting(status):
+            reports.append(status)
+            if pids and any(worker == 0 for worker, _ in pool._pending.values()):
+                os.kill(pids.pop(0), signal.SIGKILL)
+                pids.clear()
+
+        found = run(tmp_path / "there", pool, kill_one_that_is_counting)
+        assert not pids
+        assert len(pool) == 2
+        assert 0 not in pool._actors
+    assert tiny.equal(found, expected)
+    assert reports[-1].resent >= 1
+    assert "worker 0 was lost" in reports[-1].note

@@ -1,0 +1,41 @@
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tiny
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a model and a finished run of it."""
+
+    folder: Path
+
+    @property
+    def model(self):
+        return self.folder / "model"
+
+    @property
+    def run(self):
+        return self.folder / "run"
+
+    def certify(self, *words, out="new"):
+        """The words of a small certification; later ones win."""
+        return ["certify", self.model, "--workers", 0, "--images", "::60", "--n", 200, "-o", self.folder / out, *words]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Made once, to be copied."""
+    place = Place(tmp_path_factory.mktemp("finished"))
+    tiny.write_model(place.model)
+    result = tiny.cli(*place.certify(out="run"))
+    assert result.status == 0, result.err
+    return place
+
+
+@pytest.fixture
+def place(finished, tmp_path):
+    """A copy that a test may spoil."""
+    return Place(Path(shutil.copytree(finished.folder, tmp_path / "place")))

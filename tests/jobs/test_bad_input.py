@@ -1,0 +1,463 @@
+"""Whatever is wrong with what the user gave: one line that says so, exit status 2, and no file changed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from cluster.ledger import Ledger
+from ebsc import model
+
+CASES = {}
+"""Name -> a function of a place that spoils it and returns the words to start, and a pattern of the message."""
+
+
+def case(message):
+    def enter(make):
+        CASES[make.__name__] = make, message
+        return make
+
+    return enter
+
+
+def options(name, message, *words):
+    CASES[name] = lambda place: place.certify(*words), message
+
+
+def train(place, *words):
+    quick = ["--energy.steps", 1, "--head.steps", 1, "--width", 4]
+    return ["train", "-o", place.folder / "trained", *quick, *words]
+
+
+def lines_of(place):
+    return (place.run / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+
+
+def npz(place, images, **arrays):
+    labels = np.zeros(len(images), dtype=np.int64)
+    arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels} | arrays
+    np.savez(place.folder / "mine.npz", **arrays)
+    return place.folder / "mine.npz"
+
+
+# -- models ---------------------------------------------------------------------------------------------------------
+
+
+@case(r"is not a model folder: model\.json is missing")
+def missing_model(place):
+    return ["certify", place.folder / "nowhere"]
+
+
+@case(r"model\.safetensors is missing")
+def missing_weights(place):
+    (place.model / "model.safetensors").unlink()
+    return place.certify()
+
+
+@case("truncated or altered")
+def truncated_weights(place):
+    path = place.model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    return place.certify()
+
+
+@case(r"model\.json cannot be read")
+def model_that_is_not_json(place):
+    (place.model / "model.json").write_text("weights: good")
+    return place.certify()
+
+
+@case(r"model\.json cannot be read")
+def model_with_an_unknown_entry(place):
+    head = json.loads((place.model / "model.json").read_text())
+    (place.model / "model.json").write_text(json.dumps(head | {"colour": "blue"}))
+    return place.certify()
+
+
+@case("does not fit")
+def model_of_another_width(place):
+    path = place.model / "model.json"
+    path.write_text(path.read_text().replace('"width": 8', '"width": 16'))
+    return place.certify()
+
+
+@case("contains NaN or infinity")
+def nan_in_weights(place):
+    net, spec = tiny.nearest_mean()
+    net.classifier.map.bias.data[3] = float("nan")
+    model.save(place.model, net, spec)
+    return place.certify()
+
+
+# -- data sets ------------------------------------------------------------------------------------------------------
+
+
+options("unknown_data", "unknown data set 'diggits': choose one of digits", "--data", "diggits")
+options("missing_npz", "not a readable .npz", "--data", "nowhere.npz")
+
+
+@case("mnist cannot be read .* nor downloaded")
+def missing_mnist(place):
+    return place.certify("--data", "mnist", "--data-root", place.folder)
+
+
+@case(r"takes images of shape \(1, 8, 8\), .* has \(1, 9, 9\)")
+def images_of_another_shape(place):
+    return place.certify("--data", npz(place, np.zeros((3, 9, 9), dtype=np.uint8)))
+
+
+@case("images must be uint8")
+def images_of_another_dtype(place):
+    return place.certify("--data", npz(place, np.zeros((3, 8, 8), dtype=np.int32)))
+
+
+@case("images must be uint8")
+def images_without_a_height(place):
+    return place.certify("--data", npz(place, np.zeros((3, 64), dtype=np.uint8)))
+
+
+@case("labels must be integers")
+def labels_that_are_no_classes(place):
+    return place.certify("--data", npz(place, np.zeros((3, 8, 8), dtype=np.uint8), test_labels=np.ones(3)))
+
+
+@case("no array .*test_labels")
+def npz_without_labels(place):
+    np.savez(place.folder / "mine.npz", test_images=np.zeros((3, 8, 8), dtype=np.uint8))
+    return place.certify("--data", place.folder / "mine.npz")
+
+
+@case("NaN or infinity")
+def nan_in_images(place):
+    return place.certify("--data", npz(place, np.full((3, 8, 8), np.nan, dtype=np.float32)))
+
+
+@case("off the lattice")
+def images_off_the_lattice(place):
+    return place.certify("--data", npz(place, np.full((3, 8, 8), 0.1234)))
+
+
+@case("off the lattice")
+def pixels_above_the_levels(place):
+    return place.certify("--data", npz(place, np.full((3, 8, 8), 17, dtype=np.uint8), levels=16))
+
+
+@case("levels")
+def levels_that_are_no_lattice(place):
+    return place.certify("--data", npz(place, np.zeros((3, 8, 8), dtype=np.uint8), levels=0))
+
+
+@case("no image|labels must be")
+def no_images_at_all(place):
+    return place.certify("--data", npz(place, np.zeros((0, 8, 8))))
+
+
+@case("knows 10 classes")
+def more_classes_than_the_model_knows(place):
+    images = np.zeros((3, 8, 8), dtype=np.uint8)
+    return place.certify("--data", npz(place, images, test_labels=np.array([0, 1, 10])))
+
+
+# -- options of certify ---------------------------------------------------------------------------------------------
+
+for value in ("0", "1", "2", "-0.1", "nan"):
+    options(f"alpha_{value}", r"alpha must lie in \(0, 1\)", f"--alpha={value}")
+options("fewer_draws_than_select", "n must be at least n0", "--n", 50, "--n0", 100)
+options("fixed_fewer_draws_than_select", "n must be at least n0", "--budget", "fixed", "--n", 50)
+options("too_many_draws", "below 2", "--n", 2**31)
+options("no_selecting_draw", "n0 must be at least 1", "--n0", 0)
+for value in ("", "x", "0:1", "1:0:0.5", "1:0:1", "0:1:0", "0:1:nan", "0:1:-1", "-0.5", "nan", "0.5,inf", "0:1:0.5:2"):
+    options(f"radii_{value}", "give numbers >= 0", f"--radii={value}")
+for value in ("x", "5", "::0", "1:2:3:4", "1.5:"):
+    options(f"images_{value}", "give start:stop:step", f"--images={value}")
+options("images_that_select_none", "selects none of the 360", "--images", "400:")
+options("negative_seed", "seed", "--seed=-1")
+options("empty_micro_batch", "micro-batch must be at least 1", "--batch", 0)
+options("negative_workers", "workers", "--workers=-1")
+options("negative_cpus", "cpu", "--workers", 1, "--cpus-per-worker=-1")
+options("negative_gpus", "gpu", "--workers", 1, "--gpus-per-worker=-1")
+
+
+# -- run folders ----------------------------------------------------------------------------------------------------
+
+
+@case("cannot write the run folder")
+def run_folder_below_a_file(place):
+    return place.certify("-o", place.model / "model.json" / "run")
+
+
+@case(r"no config\.json")
+def ledger_without_config(place):
+    (place.run / "config.json").unlink()
+    return place.certify(out="run")
+
+
+@case(r"config\.json cannot be read")
+def damaged_config(place):
+    (place.run / "config.json").write_text("{")
+    return place.certify(out="run")
+
+
+@case("line 3 is not a ledger line")
+def damaged_line_of_the_ledger(place):
+    lines = lines_of(place)
+    (place.run / "ledger.jsonl").write_bytes(b"".join([*lines[:2], lines[2][:20] + b"\n", *lines[3:]]))
+    return place.certify(out="run")
+
+
+def foreign(name, message, **changes):
+    """A ledger whose first line is valid in form, but not of this run."""
+
+    def make(place):
+        first, *rest = lines_of(place)
+        line = json.dumps(json.loads(first) | changes).encode() + b"\n"
+        (place.run / "ledger.jsonl").write_bytes(line + b"".join(rest))
+        return place.certify(out="run")
+
+    CASES[name] = make, f"damaged or foreign.*{message}"
+
+
+foreign("ledger_of_other_images", "image 1", image=1)
+foreign("ledger_of_another_n0", "do not add up to 100", votes={"0": 99})
+foreign("ledger_of_other_classes", "", votes={"10": 100})
+foreign("ledger_with_a_class_that_is_no_number", "", votes={"seven": 100})
+foreign("ledger_with_a_negative_class", "", votes={"-1": 100})
+foreign("ledger_with_enormous_votes", "", votes={"0": 2**40})
+foreign("ledger_with_enormous_votes_that_add_up", "", votes={"0": 2**40, "1": 100 - 2**40})
+foreign("ledger_with_votes_that_are_a_list", "", votes=[100])
+foreign("ledger_with_votes_that_are_text", "", votes={"0": "100"})
+foreign("ledger_with_a_negative_look", "", look=-1)
+foreign("ledger_with_a_look_that_cannot_be", "", look=99)
+
+
+@case("damaged or foreign")
+def ledger_with_a_line_twice(place):
+    lines = lines_of(place)
+    (place.run / "ledger.jsonl").write_bytes(b"".join([lines[0], *lines]))
+    return place.certify(out="run")
+
+
+@case("damaged or foreign")
+def foreign_and_torn_ledger(place):
+    lines = lines_of(place)
+    (place.run / "ledger.jsonl").write_bytes(b"".join([lines[0], *lines])[:-5])
+    return place.certify(out="run")
+
+
+@case("damaged or foreign")
+def foreign_file_in_place_of_the_ledger(place):
+    (place.run / "ledger.jsonl").write_text("Dear diary")
+    return place.certify(out="run")
+
+
+@case("seed is 0 there, 1 here")
+def run_folder_of_another_seed(place):
+    return place.certify("--seed", 1, out="run")
+
+
+@case("another configuration.*budget")
+def run_folder_of_another_budget(place):
+    return place.certify("--n", 300, out="run")
+
+
+@case("another configuration.*plain is False there, True here")
+def run_folder_of_the_other_smoothing(place):
+    return place.certify("--plain", out="run")
+
+
+# -- train ----------------------------------------------------------------------------------------------------------
+
+for value in ("0", "-0.5", "nan", "inf"):
+    CASES[f"sigma_{value}"] = lambda place, value=value: train(place, f"--sigma={value}"), "sigma must be a positive"
+CASES["train_on_unknown_data"] = lambda place: train(place, "--data", "x"), "unknown data set"
+CASES["train_a_lenet_on_digits"] = lambda place: train(place, "--classifier", "lenet"), "16 x 16"
+CASES["train_without_channels"] = lambda place: train(place, "--width", 0), "width"
+CASES["train_with_negative_width"] = lambda place: train(place, "--width=-1"), "width"
+CASES["train_without_a_step"] = lambda place: train(place, "--energy.steps", 0), "steps"
+CASES["train_in_reverse"] = lambda place: train(place, "--head.learning-rate=-1"), "learning_rate"
+CASES["train_with_a_bad_average"] = lambda place: train(place, "--energy.ema", 1), "ema"
+
+
+@case("already holds a model")
+def train_over_a_model(place):
+    return train(place, "-o", place.model)
+
+
+@case("cannot write the model")
+def train_below_a_file(place):
+    """Said before training, not after it: the line on stderr is the only one."""
+    return train(place, "-o", place.model / "model.json" / "model")
+
+
+@case("lattice")
+def train_off_the_lattice(place):
+    return train(place, "--data", npz(place, np.full((3, 8, 8), 0.1234)))
+
+
+@case("demo|sigma")
+def demo_over_another_sigma(place):
+    return ["demo", "--out", place.folder, "--sigma", 0.3, "--workers", 0]
+
+
+@case("n must be at least n0")
+def demo_with_too_few_draws(place):
+    return ["demo", "--out", place.folder / "demo", "--n", 50, "--workers", 0, "--steps", 1]
+
+
+# -- table ----------------------------------------------------------------------------------------------------------
+
+
+def table(name, message, spoil=lambda place: None, row="run", words=()):
+    def make(place):
+        spoil(place)
+        return ["table", place.folder / row, *words]
+
+    CASES[name] = make, message
+
+
+def write(name, content):
+    return lambda place: (place.folder / name).write_bytes(content)
+
+
+HEAD = b"idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
+ROW = b"0\t7\t7\t0.953\t1\t0:00:00.591566\n"
+
+table("table_of_a_missing_path", "no such run folder or log", row="nowhere")
+table("table_of_a_folder_that_is_no_run", r"config\.json is missing", row="model")
+table(
+    "table_of_an_unfinished_run",
+    "not finished",
+    lambda place: (place.run / "certificates.parquet").unlink(),
+)
+table("table_of_damaged_certificates", "cannot be read", write("run/certificates.parquet", b"PAR1 and no more"))
+table("table_of_a_damaged_config", r"config\.json cannot be read", write("run/config.json", b"{"))
+table("table_of_a_foreign_config", r"config\.json", write("run/config.json", b'{"question": {"colour": "blue"}}'))
+table("table_of_a_picture", "not a log", write("x", b"\x89PNG\r\n\x1a\n\x00\x00\xff"), row="x")
+table("table_of_noise", "not a log", write("x", np.random.default_rng(0).bytes(300_000)), row="x")
+table("table_of_one_endless_line", "not a log", write("x", b"a" * 300_000), row="x")
+table("table_of_an_empty_log", "not a log|holds no image", write("x", b""), row="x")
+table("table_of_a_log_without_rows", "holds no image", write("x", HEAD), row="x")
+table("table_of_another_log", "not a log", write("x", b"a\tb\n1\t2\n"), row="x")
+table("table_of_a_log_with_a_bad_number", "not a log", write("x", HEAD + ROW.replace(b"0.953", b"big")), row="x")
+table("table_of_a_log_with_a_nan", "not a log", write("x", HEAD + ROW.replace(b"0.953", b"nan")), row="x")
+table("table_of_a_torn_log", "not a log", write("x", HEAD + ROW + ROW[:10]), row="x")
+table("table_of_a_log_with_an_image_twice", "twice", write("x", HEAD + ROW + ROW), row="x")
+table("table_with_bad_radii", "give numbers >= 0", words=["--radii", "0:1"])
+table("table_with_bad_rho", "rho must lie in", words=["--rho", 0])
+
+
+@case("no image in common")
+def table_of_runs_without_a_common_image(place):
+    (place.folder / "x").write_bytes(HEAD + ROW.replace(b"0\t7\t7", b"1\t7\t7"))
+    return ["table", place.run, place.folder / "x"]
+
+
+@case("at least one")
+def table_of_nothing(place):
+    return ["table"]
+
+
+@case("cannot write")
+def table_into_a_folder_that_is_not_there(place):
+    return ["table", place.run, "--out", place.folder / "nowhere" / "table.txt"]
+
+
+@case("cannot write the figure")
+def plot_into_an_unknown_format(place):
+    return ["table", place.run, "--out", os.devnull, "--plot", place.folder / "curve.xyz"]
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+@pytest.mark.timeout(15)
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", CASES)
+def test_one_line_status_2_and_no_file_changed(place, name, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    make, message = CASES[name]
+    words = make(place)
+    before = tiny.files(place.folder)
+    result = tiny.cli(*words)
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 1, result.err
+    assert re.match(f"(?i)ebsc: .*({message})", result.err)
+    assert tiny.files(place.folder) == before
+
+
+def test_a_second_driver_is_refused(place):
+    with Ledger(place.run, json.loads((place.run / "config.json").read_text())):
+        before = tiny.files(place.folder)
+        result = tiny.cli(*place.certify(out="run"))
+        assert tiny.files(place.folder) == before
+    assert result.status == 2
+    assert result.err.startswith(f"ebsc: {place.run} is in use by another driver (process {os.getpid()} on ")
+    assert result.err.count("\n") == 1
+
+
+def test_a_torn_ledger_is_mended(place):
+    """Not an error: what the crash tore is counted again."""
+    whole, table = tiny.files(place.run), tiny.columns(place.run)
+    (place.run / "ledger.jsonl").write_bytes(whole["ledger.jsonl"][:-5])
+    (place.run / "certificates.parquet").unlink()
+    assert tiny.cli(*place.certify(out="run")).status == 0
+    assert tiny.columns(place.run) == table
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "latex", "csv"])
+def test_images_off_the_lattice_are_certified_when_asked_and_marked_in_the_table(place, form):
+    data = npz(place, np.random.default_rng(0).random((5, 8, 8)), test_labels=np.arange(5))
+    result = tiny.cli(*place.certify("--data", data, "--no-lattice", "--images", "::"))
+    assert result.status == 0
+    marked = tiny.cli("table", place.folder / "new", "--format", form)
+    unmarked = tiny.cli("table", place.run, "--format", form)
+    assert "not sound in floating point" in marked.out.lower()
+    assert "not sound in floating point" not in unmarked.out.lower()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nonsense"],
+        ["certify"],
+        ["certify", "model", "--nonsense"],
+        ["certify", "model", "--budget", "free"],
+        ["train", "--sigma", "big"],
+        ["train", "--device", "abacus"],
+        ["table", "x", "--format", "pdf"],
+    ],
+)
+def test_a_command_line_that_cannot_be_parsed_ends_with_status_2(words):
+    result = tiny.cli(*words)
+    assert result.status == 2
+    assert result.out == ""
+    assert result.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["-m", "jobs.train", "--sigma", "0"], ["ebsc", "certify", "model", "--device", "cuda", "--workers", "0"]],
+    ids=["module", "command"],
+)
+def test_a_real_process_says_one_line_and_ends_with_status_2(place, words):
+    program = [sys.executable] if words[0] == "-m" else [str(Path(sys.executable).parent / words.pop(0))]
+    result = subprocess.run(
+        program + words, cwd=place.folder, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("ebsc: ")
+    assert result.stderr.count("\n") == 1
+    assert not (place.folder / "runs").exists()

@@ -1,0 +1,81 @@
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tiny
+
+from ebsc import data
+from jobs.tables import read_entry
+
+
+def test_a_run_folder_holds_the_record_and_the_certificates(place):
+    assert {"config.json", "ledger.jsonl", "certificates.parquet", "certificates.tsv"} <= set(tiny.files(place.run))
+    assert "driver.json" not in tiny.files(place.run)
+
+
+def test_certificates_are_of_the_images_asked_for(place):
+    stored = tiny.columns(place.run)
+    assert stored["index"] == list(range(0, 360, 60))
+    assert stored["label"] == data.load("digits", "test").labels[::60].tolist()
+    assert max(stored["radius"]) > 0
+    assert [sum(votes) for votes in stored["select"]] == [100] * 6
+
+
+def test_time_is_recorded_for_every_image(place):
+    seconds = pq.read_table(place.run / "certificates.parquet")["seconds"].to_numpy()
+    records = [json.loads(line) for line in (place.run / "ledger.jsonl").read_text().splitlines()]
+    assert (seconds > 0).all()
+    assert seconds.sum() == pytest.approx(sum(record["seconds"] for record in records))
+
+
+def test_started_again_a_finished_run_says_the_same_and_changes_nothing(place):
+    before = tiny.files(place.run)
+    result = tiny.cli(*place.certify(out="run"))
+    assert result.status == 0
+    assert tiny.files(place.run) == before
+    assert "6 images" in result.out
+    assert str(place.run) in result.out
+
+
+@pytest.mark.parametrize("batch", [25, 64])
+def test_the_micro_batch_does_not_matter(place, batch):
+    assert tiny.cli(*place.certify("--batch", batch)).status == 0
+    assert tiny.columns(place.folder / "new") == tiny.columns(place.run)
+
+
+def test_images_keep_their_draws_in_another_selection(place):
+    assert tiny.cli(*place.certify("--images", "120:301:180")).status == 0
+    some, all_ = tiny.columns(place.folder / "new"), tiny.columns(place.run)
+    rows = [all_["index"].index(image) for image in (120, 300)]
+    assert some == {name: [values[row] for row in rows] for name, values in all_.items()}
+
+
+@pytest.mark.parametrize("words", [["--seed", 1], ["--plain"], ["--budget", "fixed", "--n", 300]])
+def test_another_question_has_another_answer(place, words):
+    assert tiny.cli(*place.certify(*words)).status == 0
+    assert tiny.columns(place.folder / "new")["counts"] != tiny.columns(place.run)["counts"]
+
+
+def test_fixed_and_sequential_budgets_count_the_same_draws(place):
+    assert tiny.cli(*place.certify("--budget", "fixed", "--n", 128)).status == 0
+    assert tiny.cli(*place.certify("--budget", "sequential", "--n", 128, out="other")).status == 0
+    fixed, sequential = tiny.columns(place.folder / "new"), tiny.columns(place.folder / "other")
+    assert fixed["counts"] == sequential["counts"]
+    assert fixed["radius"] == sequential["radius"]
+
+
+def test_the_run_is_named_after_what_it_is(place, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    words = ["certify", place.model, "--workers", 0, "--images", ":1", "--n", 100]
+    assert tiny.cli(*words, "--plain", "--budget", "fixed").status == 0
+    assert (place.folder / "runs" / "model-plain-digits-fixed-n100" / "certificates.tsv").exists()
+
+
+def test_the_summary_agrees_with_the_table(place):
+    result = tiny.cli(*place.certify(out="run"))
+    row = read_entry(place.run)
+    stored = tiny.columns(place.run)
+    assert f"{int((row.radius > 0).sum())} of 6" in result.out
+    assert f"{sum(stored['draws']):,} draws" in result.out
+    assert str(np.floor(row.acr * 1000) / 1000) in result.out

@@ -1,0 +1,86 @@
+import dataclasses
+import re
+import runpy
+import sys
+
+import pytest
+import tiny
+
+from jobs.certify import Certify
+from jobs.demo import Demo
+from jobs.tables import Table
+from jobs.train import Train
+
+COMMANDS = {"train": Train, "certify": Certify, "table": Table, "demo": Demo}
+
+
+def fields(command, prefix=""):
+    """Names of all options of a dataclass, nested ones with a dot."""
+    for field in dataclasses.fields(command):
+        if dataclasses.is_dataclass(field.type):
+            yield from fields(field.type, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}".replace("_", "-")
+
+
+def entries(text):
+    """Option -> its explanation, from a help text."""
+    blocks = re.split(r"\n[\s│]+(?=--?[a-z])", text)[1:]
+    return {name: block for block in blocks for name in re.findall(r"--[a-z][a-z0-9.-]*", block)}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_every_option(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    result = tiny.cli(name, "--help")
+    assert (result.status, result.err) == (0, "")
+    explained = entries(result.out)
+    for field in set(fields(COMMANDS[name])) - {"model", "rows"}:  # the positional ones
+        option = "--" + {"run-folder": "run"}.get(field, field)
+        words = explained[option].split("(default")[0]
+        assert re.search(r"[a-z]{2,}.*\.\s", words, re.DOTALL), words
+    if name in ("certify", "table"):
+        assert re.search(r"PATH.*[a-z]{3,}.*\.", result.out.split("positional arguments")[1])
+
+
+def test_the_command_lists_its_subcommands(monkeypatch):
+    result = tiny.cli("--help")
+    assert result.status == 0
+    assert all(name in result.out for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("module", "first"),
+    [("jobs.train", "Train an"), ("jobs.certify", "Certify a"), ("jobs.tables", "Put runs"), ("jobs.demo", "Train an")],
+)
+def test_every_command_is_a_module_too(module, first, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(module, run_name="__main__")
+    assert end.value.code == 0
+    assert first in capsys.readouterr().out
+
+
+def test_an_interrupt_is_one_line(monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Table, "run", interrupt)
+    result = tiny.cli("table", "x")
+    assert result.status == 130
+    assert result.err == "ebsc: interrupted; start the same command again to go on\n"
+
+
+def test_a_run_that_had_to_stop_is_one_line_and_status_1(place, monkeypatch):
+    def fail(self, unit):
+        raise ArithmeticError("first line\nsecond line")
+
+    monkeypatch.setattr("cluster.worker.Worker.count", fail)
+    result = tiny.cli(*place.certify())
+    assert result.status == 1
+    assert result.err.splitlines()[-1].startswith("ebsc: unit 0 (images 0 to 300) failed 3 times: ArithmeticError")
+    assert "second line" in result.err.splitlines()[-1]
+    monkeypatch.undo()
+    assert tiny.cli(*place.certify()).status == 0  # the same command goes on
+    assert tiny.columns(place.folder / "new") == tiny.columns(place.run)

@@ -1,0 +1,217 @@
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from jobs.tables import Entry, common_images, read_entry, render
+
+PEERS = Path(__file__).parents[2].parent / "shared/peers/mnist"
+
+LOG = """idx\tlabel\tpredict\tradius\tcorrect\ttime
+0\t7\t7\t0.953\t1\t0:00:00.591566
+20\t2\t2\t0.500\t1\t0:00:00.300609
+40\t1\t3\t0.800\t0\t0:00:00.300609
+60\t0\t-1\t0.0\t0\t0:00:00.300609
+80\t4\t4\t0.25\t1\t0:00:00.300609
+100\t4\t4\t0.249\t1\t0:00:00.300609
+120\t9\t-1\t0.0\t0\t0:00:00.300609
+"""
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "method_sigma0.25.tsv"
+    path.write_text(LOG)
+    return path
+
+
+def entry(radius, name="run", index=None, **fields):
+    radius = np.asarray(radius, dtype=float)
+    index = np.arange(len(radius)) if index is None else np.asarray(index)
+    return Entry(name=name, index=index, radius=radius, abstained=radius == 0, **fields)
+
+
+def cells(text):
+    """The rows of a csv table by column."""
+    return list(csv.DictReader(text.splitlines()))
+
+
+def test_a_log_against_a_count_by_hand(log):
+    row = read_entry(log)
+    assert [row.accuracy(r) * 7 for r in (0, 0.25, 0.5, 0.75, 1)] == pytest.approx([4, 3, 2, 1, 0])
+    assert row.acr == pytest.approx((0.953 + 0.5 + 0.25 + 0.249) / 7)
+    assert row.abstained.sum() == 2
+    assert (row.sigma, row.published, row.n) == (0.25, True, None)
+
+
+def test_printed_shares_are_rounded_down(log):
+    (row,) = cells(render([read_entry(log)], (0.0, 0.25, 0.5, 0.75, 1.0), "csv"))
+    assert [row[f"r={r}"] for r in ("0", "0.25", "0.5", "0.75", "1")] == ["57.1", "42.8", "28.5", "14.2", "0.0"]
+    assert row["ACR"] == "0.278"  # 0.27885...
+    assert row["sigma"] == "0.25"
+
+
+@pytest.mark.parametrize("images", [3, 7, 360, 500, 10_000])
+def test_printed_accuracy_is_the_share_in_tenths_of_a_per_cent_and_never_above_it(images):
+    for right in {0, 1, images // 3, images // 2, images - 1, images}:
+        row = entry([1.0] * right + [0.0] * (images - right))
+        (shown,) = cells(render([row], (0.5,), "csv"))
+        assert round(float(shown["r=0.5"]) * 10) == right * 1000 // images
+
+
+def test_a_radius_counts_from_what_it_certifies_upwards():
+    row = entry([0.25, 0.2499999, 0.0])
+    assert row.accuracy(0.25) == pytest.approx(1 / 3)
+    assert row.accuracy(0.0) == pytest.approx(2 / 3)
+
+
+def test_only_common_images_are_compared():
+    one, other = entry([1.0, 0.5, 0.25], index=[0, 20, 40]), entry([0.75, 0.1], index=[60, 20])
+    one, other = common_images([one, other])
+    assert (one.radius.tolist(), other.radius.tolist()) == ([0.5], [0.1])
+    assert one.index.tolist() == other.index.tolist() == [20]
+
+
+def test_the_order_of_images_does_not_matter(log):
+    lines = LOG.splitlines(keepends=True)
+    other = log.with_name("other.tsv")
+    other.write_text("".join([lines[0], *reversed(lines[1:])]))
+    result = tiny.cli("table", log, other, "--format", "csv")
+    one, two = cells(result.out)
+    assert {**one, "run": "", "sigma": ""} == {**two, "run": "", "sigma": ""}
+
+
+ROWS = [entry([0.5, 0.3, 0.0], "a_b", sigma=0.25, n=1000, alpha=0.001, draws=300.4), entry([1.0, 0, 0], "peer")]
+
+
+def test_text():
+    head, rule, *rows = render(ROWS, (0.0, 0.5)).splitlines()[:4]
+    assert head.split() == ["run", "sigma", "n", "alpha", "draws/image", "ACR", "abstain", "r=0", "r=0.5"]
+    assert set(rule) <= set("- ")
+    assert [row.split() for row in rows] == [
+        ["a_b", "0.25", "1000", "0.001", "300", "0.266", "33.3", "66.6", "33.3"],
+        ["peer", "0.333", "66.6", "33.3", "33.3"],
+    ]
+
+
+def test_markdown():
+    lines = render(ROWS, (0.0, 0.5), "markdown").splitlines()
+    assert all(re.fullmatch(r"\|(.+\|){9}", line) for line in lines[:4])
+    assert [cell.strip() for cell in lines[2].split("|")][1:3] == ["a_b", "0.25"]
+
+
+def test_latex():
+    text = render(ROWS, (0.0, 0.5), "latex")
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin", r"\end")] == [1] * 5
+    (row,) = [line for line in text.splitlines() if r"a\_b" in line]
+    assert row.endswith(r"\\")
+    assert row.count("&") == 8
+
+
+def test_everything_around_a_latex_table_is_a_comment_or_can_be_typeset():
+    text = render([entry([0.5], "a_b", decided=(1.0,))], (0.0,), "latex")
+    assert "stopped" in text
+    outside = text[text.index(r"\end{tabular}") :].splitlines()[1:]
+    assert not [line for line in outside if not line.startswith("%") and re.search(r"(?<!\\)[_%&#$]", line)]
+
+
+def test_csv_is_a_table_and_nothing_else():
+    text = render(ROWS, (0.0, 0.5), "csv")
+    assert [row["run"] for row in cells(text)] == ["a_b", "peer"]
+    assert {line.count(",") for line in text.splitlines()} == {text.splitlines()[0].count(",")}
+
+
+def test_the_notes_say_what_is_compared_and_what_holds_for_the_whole_set():
+    radii = np.ones(500)
+    rows = [
+        entry(radii, index=np.arange(0, 10_000, 20), alpha=0.001, n=100),
+        entry(radii, "peer", index=np.arange(0, 10_000, 20), published=True),
+    ]
+    notes = render(rows, (0.0,)).split("\n\n")[1]
+    assert "500 images (every 20th of them, 0 to 9980)" in notes
+    # P[Binomial(500, 0.001) > 4] = 0.00017 <= 0.001 < 0.0017 = P[Binomial(500, 0.001) > 3]
+    assert "Alpha 0.001: with probability 0.999, no more than 4 of the 500 are wrong" in notes
+    assert "0.8 points" in notes
+    assert "published" in notes
+    assert "published" not in render(rows[:1], (0.0,))
+
+
+def test_the_number_that_may_be_wrong_follows_rho():
+    rows = [entry(np.ones(500), alpha=0.001)]
+    # P[Binomial(500, 0.001) > 1] = 0.0901 <= 0.1 < 0.394 = P[Binomial(500, 0.001) > 0]
+    assert "with probability 0.9, no more than 1 of the 500" in render(rows, (0.0,), rho=0.1)
+
+
+def test_columns_that_a_run_did_not_decide_are_named():
+    notes = render([entry([1.0], "run", decided=(0.0, 0.5))], (0.0, 0.25, 0.5, 0.75)).split("\n\n")[1]
+    (note,) = [line for line in notes.splitlines() if line.startswith("run stopped")]
+    assert re.search(r"\b0\.25\b.*\b0\.75\b", note)
+    assert not re.search(r"\b0\.5\b", note)
+    assert "ACR" in note
+    assert "stopped" not in render([entry([1.0], "run")], (0.0, 0.25))
+
+
+def test_images_that_are_no_arithmetic_sequence_are_not_called_one():
+    assert "every" not in render([entry([1.0, 1.0, 1.0], index=[0, 5, 6])], (0.0,))
+
+
+def test_a_run_folder_is_a_row(place):
+    row = read_entry(place.run)
+    assert (row.name, row.sigma, row.n, row.alpha, row.published) == ("run", 0.25, 200, 0.001, False)
+    stored = tiny.columns(place.run)
+    right = [r if p == y else 0 for r, p, y in zip(stored["radius"], stored["predicted"], stored["label"], strict=True)]
+    assert row.radius.tolist() == right
+    assert 0 < row.acr < 1
+    assert row.draws == np.mean(stored["draws"])
+    assert row.index.tolist() == list(range(0, 360, 60))
+
+
+def test_a_run_reads_the_same_from_its_tsv_but_for_the_rounding(place):
+    run, log = read_entry(place.run), read_entry(place.run / "certificates.tsv")
+    assert (run.index == log.index).all()
+    assert (run.abstained == log.abstained).all()
+    assert ((log.radius <= run.radius) & (run.radius < log.radius + 0.001)).all()
+
+
+@pytest.mark.parametrize(
+    ("log", "acr"),
+    [("gaussian_sigma0.25", 0.911), ("gaussian_sigma0.50", 1.553), ("smoothmix_sigma1.00", 1.820)],
+)
+def test_published_logs_have_their_published_acr(log, acr):
+    row = read_entry(PEERS / f"{log}.tsv")
+    assert len(row.index) == 10_000
+    assert row.acr == pytest.approx(acr, abs=0.004)
+
+
+def test_all_published_logs_in_one_table():
+    paths = sorted(PEERS.glob("*.tsv"))
+    result = tiny.cli("table", *paths, "--radii", "0:1:0.5", "--format", "csv")
+    assert [row["run"] for row in cells(result.out)] == [path.stem for path in paths]
+    for row in cells(result.out):
+        assert float(row["r=0"]) > float(row["r=0.5"]) > float(row["r=1"])
+        assert row["sigma"] in row["run"].replace("1.00", "1").replace("0.50", "0.5")
+
+
+def test_the_table_can_go_to_a_file_with_a_plot_beside_it(place, log):
+    out, plot = place.folder / "table.md", place.folder / "curve.svg"
+    result = tiny.cli("table", place.run, log, "--format", "markdown", "--out", out, "--plot", plot)
+    assert (result.status, result.out) == (0, "")
+    shown = tiny.cli("table", place.run, log, "--format", "markdown")
+    assert out.read_text() == shown.out
+    assert "<svg" in plot.read_text()
+    assert "on 3 images" in shown.out  # 0, 60 and 120
+
+
+def test_config_leads_back_to_model_data_and_commit(place):
+    config = json.loads((place.run / "config.json").read_text())
+    model = json.loads((place.model / "model.json").read_text())
+    question = config["question"]
+    assert question["model"] == model["sha256"]
+    assert (question["data"], question["split"], question["images"], question["seed"]) == ("digits", "test", "::60", 0)
+    assert len(question["checksum"]) == 64
+    assert {"versions", "commit", "host", "device", "time"} <= set(config["provenance"])
+    assert config["options"]["workers"] == 0
