@@ -16,8 +16,9 @@ def make_folder(folder: Path, what: str) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "probe", b"")
-        (folder / "probe").unlink()
+        probe = folder / f".{os.getpid()}.probe"
+        write_whole(probe, b"")
+        probe.unlink()
     except OSError as error:
         raise InputError(f"cannot write the {what} {folder}: {error.strerror}") from error
 

@@ -8,8 +8,8 @@ stream, block)``.
 
 *On the lattice.* A pixel integer u of {0..L} under noise is fed to the network as ``y = k / (L M)`` with the integer
 ``k = M u + round(L M sigma z)``. Because rounding to the lattice commutes with shifts by lattice points, this samples
-"f after rounding to the lattice" under exact Gaussian noise at every image, so that the smoothing theorem applies and no
-information about x can hide in the low bits of ``x + eps`` (Voráček & Hein 2023, arXiv 2207.07209).
+"f after rounding to the lattice" under exact Gaussian noise at every image, so that the smoothing theorem applies and
+no information about x can hide in the low bits of ``x + eps`` (Voráček & Hein 2023, arXiv 2207.07209).
 """
 
 import math
@@ -76,10 +76,10 @@ class Normals:
 
 
 def box_muller(bits: Int32[Tensor, "2 half"]) -> Float32[Tensor, " twice_half"]:
-    """Standard normals r cos t, r sin t with r = sqrt(-2 log u), u uniform on (0, 1), t on a circle (Box & Muller 1958).
+    """Standard normals r cos t, r sin t: r = sqrt(-2 log u), t uniform on the circle (Box & Muller 1958).
 
-    31 random bits make u = (k + 1/2) / 2^31, so that the normals reach 6.6. NumPy's own float32 normals cost three times
-    as much, as much as a third of a compiled LeNet.
+    31 random bits make u = (k + 1/2) / 2^31, so that the normals reach 6.6. NumPy's own float32 normals take three
+    times as long, a quarter of the time of a compiled LeNet.
 
     >>> box_muller(torch.tensor([[0], [0]], dtype=torch.int32))
     tensor([6.6604, 0.0000])
@@ -91,13 +91,13 @@ def box_muller(bits: Int32[Tensor, "2 half"]) -> Float32[Tensor, " twice_half"]:
 
 
 def perturb(
-    images: Shaped[Tensor, "batch *shape"], z: Float32[Tensor, "batch *shape"], sigma: float, levels: int
+    images: Shaped[Tensor, "#batch *shape"], z: Float32[Tensor, "batch *shape"], sigma: float, levels: int
 ) -> Float[Tensor, "batch *shape"]:
     """Images under Gaussian noise of standard deviation ``sigma`` (unit: the clean image's range is 1).
 
     Args:
         images: ``uint8`` integers in {0..levels}: noise on the lattice; or ``float32`` in [0, 1]: ordinary float noise,
-            whose certificates are not sound in floats.
+            whose certificates are not sound in floats. One for each draw, or one for all.
         z: standard normal draws.
         sigma: standard deviation of the noise.
         levels: L, the integer of white.

@@ -23,8 +23,8 @@ class Voter:
     """Counts the votes of units.
 
     The network always sees one micro-batch shape (the last one is padded), so that what a draw votes does not depend on
-    which others it travels with, and a compiled network is compiled once. Noise is drawn and added in float32; only then
-    is the image cast, so that ``bfloat16`` makes a coarser base classifier, never coarser noise.
+    which others it travels with, and a compiled network is compiled once. Noise is drawn and added in float32; only
+    then is the image cast, so that ``bfloat16`` makes a coarser base classifier, never coarser noise.
 
     Args:
         model: what is voted over; it is copied.
@@ -79,3 +79,58 @@ class Voter:
             self._perturb = torch.compile(perturb, fullgraph=True, dynamic=False)
             self._classify = torch.compile(self._argmax, fullgraph=True, dynamic=False)
         self._check()
+
+    @property
+    def batch(self) -> int:
+        """Images of one micro-batch."""
+        return len(self._batch)
+
+    def resize(self, batch: int) -> None:
+        """Set the micro-batch, for example to half of it when memory ran out."""
+        self._batch = self._batch.new_zeros(batch, *self._batch.shape[1:])
+
+    def count(self, unit: Unit) -> Int64[np.ndarray, "span class"]:
+        """Votes of each span of the unit for each class."""
+        # every voter of a process compiles the same code: more than dynamo's limit of 8 would be refused
+        with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=256):
+            votes = torch.cat([self._classify(batch) for batch in self._batches(unit)])
+        spans = np.repeat(np.arange(len(unit.spans)), unit.spans["stop"] - unit.spans["start"])
+        cells = spans * self.n_classes + votes.cpu().numpy()[: len(spans)]
+        return np.bincount(cells, minlength=len(unit.spans) * self.n_classes).reshape(-1, self.n_classes)
+
+    def _batches(self, unit: Unit) -> Iterator[Tensor]:
+        """The noisy images of a unit in order, in micro-batches; what pads the last one is left over from before."""
+        filled = 0
+        for images in self._images(unit):
+            while len(images):
+                part, images = images[: self.batch - filled], images[self.batch - filled :]
+                self._batch[filled : filled + len(part)] = part
+                filled += len(part)
+                if filled == self.batch:
+                    yield self._batch
+                    filled = 0
+        if filled:
+            yield self._batch
+
+    def _images(self, unit: Unit) -> Iterator[Float[Tensor, "draw channel height width"]]:
+        """The noisy images of a unit in order, a block of draws at a time."""
+        if self._normals is None or self._normals.seed != unit.seed:
+            self._normals = Normals(unit.seed, tuple(self.images.shape[1:]), self.device, compiled=self.compiled)
+        for row, image, stream, start, stop in unit.spans.tolist():
+            for block in range(start // BLOCK, -(-stop // BLOCK)):
+                z = self._normals.block(image, Stream(stream), block)
+                noisy = self._perturb(self.images[row : row + 1], z, self.model.sigma, self.levels)
+                yield noisy[max(start - block * BLOCK, 0) : stop - block * BLOCK]
+
+    def _argmax(self, y: Float[Tensor, "batch channel height width"]) -> Int64[Tensor, " batch"]:
+        return self.model(y).argmax(1)
+
+    def _check(self) -> None:
+        shape = tuple(self.images.shape[1:])
+        try:
+            with torch.no_grad():
+                logits = self.model(self._batch[:1])
+        except RuntimeError as error:
+            raise InputError(f"the model does not take images of shape {shape}: {one_line(error)}") from error
+        if logits.shape != (1, self.n_classes):
+            raise InputError(f"the model has {logits.shape[1]} classes, the data {self.n_classes}")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ebsc.noise import BLOCK, REFINEMENT, Normals, Stream, perturb
+from ebsc.noise import BLOCK, REFINEMENT, Normals, Stream, box_muller, perturb
 
 
 def block(seed: int = 0, image: int = 0, stream: Stream = Stream.ESTIMATE, number: int = 0, shape=(1, 4, 4)):
@@ -27,6 +27,23 @@ def test_draws_are_standard_normal_and_independent():
     assert stats.kstest(z.ravel(), "norm").pvalue > 1e-4
     for one, other in ((z[1:], z[:-1]), (z[:, 1:], z[:, :-1]), (z[:, :, 1:], z[:, :, :-1])):
         assert abs((one * other).mean()) < 1.1 * error  # neighbouring images, draws and pixels
+
+
+def test_the_tails_are_as_heavy_as_they_should_be():
+    z = many()
+    for bound in (1.0, 2.0, 3.0, 4.0):
+        for beyond in (z > bound, z < -bound):
+            expected = z.size * stats.norm.sf(bound)
+            assert abs(int(beyond.sum()) - expected) < 5 * np.sqrt(expected)
+
+
+def test_the_transform_is_that_of_box_and_muller():
+    corners = torch.iinfo(torch.int32).min + torch.tensor([0, 1, 2**30, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 1])
+    bits = torch.cartesian_prod(corners, corners).to(torch.int32).T.contiguous()
+    u = ((bits[0].long() & 0x7FFFFFFF) + 0.5).double() / 2**31
+    r, t = (-2 * u.log()).sqrt(), np.pi * bits[1].double() / 2**31
+    expected = torch.cat([r * t.cos(), r * t.sin()])
+    torch.testing.assert_close(box_muller(bits).double(), expected, rtol=0, atol=1e-4)
 
 
 def test_a_block_depends_on_its_address_alone():

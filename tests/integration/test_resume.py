@@ -19,13 +19,18 @@ def lines(run):
 def start_and_kill(words, run, workers, after):
     """Start the command as a process of its own and SIGKILL it when its ledger has `after` lines."""
     command = [sys.executable, "-m", "jobs.certify", *map(str, words[1:]), "-o", str(run), "--workers", str(workers)]
-    environment = os.environ | {"EBSC_TEST_RUN": str(run)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    errors = run.with_name("stderr")
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            command, env=os.environ | {"EBSC_TEST_RUN": str(run)}, stdout=subprocess.DEVNULL, stderr=stderr
+        ) as process,
+    ):
         deadline = time.monotonic() + 60
         while lines(run) < after and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL, errors.read_text()
 
 
 def left_behind(run):
