@@ -76,7 +76,7 @@ class Benchmark:
         out.write_text(json.dumps({"machine": machine(), **tables}, indent=2) + "\n")
 
 
-# -- the two loops --
+# -- the two loops ------------------------------------------------------------------------------------------------------
 
 
 def field_loop(model: nn.Module, image: Tensor, draws: int) -> np.ndarray:
@@ -126,7 +126,7 @@ def make_voter(name: str, precision: Precision, compiled: bool, batch: int) -> V
     return voter
 
 
-# -- tables --
+# -- tables -------------------------------------------------------------------------------------------------------------
 
 
 def votes(name: str, rounds: int, batch: int) -> list[dict[str, Any]]:
@@ -190,9 +190,7 @@ def compare_processes(rounds: int, batch: int) -> list[dict[str, Any]]:
     for precision, compiled in MODES:
         one = Crew(1, 2, precision, compiled, batch)
         two = Crew(2, 1, precision, compiled, batch)
-        seconds = round_robin(
-            {"one": lambda one=one: one.count(8_192), "two": lambda two=two: two.count(8_192)}, rounds
-        )
+        seconds = round_robin({"one": lambda one=one: one.count(8_192), "two": lambda two=two: two.count(8_192)}, rounds)
         one.leave(), two.leave()
         rows.append(
             {
@@ -238,7 +236,7 @@ def work(pipe: Any, threads: int, precision: Precision, compiled: bool, batch: i
         pipe.send("done")
 
 
-# -- measuring --
+# -- measuring ----------------------------------------------------------------------------------------------------------
 
 
 def round_robin(tasks: dict[str, Task], rounds: int) -> dict[str, np.ndarray]:
@@ -263,8 +261,7 @@ def count_flops(module: nn.Module, x: Tensor) -> int:
 
 
 def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
     return {
         "cpu": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),

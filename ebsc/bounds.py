@@ -53,7 +53,7 @@ def radius(p_lower: Shaped[np.ndarray, "*shape"] | float, sigma: float) -> Float
     >>> radius(np.array([0.4, 0.5, 0.975]), 0.5).round(4).tolist()
     [0.0, 0.0, 0.98]
     """
-    return np.maximum(sigma * ndtri(p_lower), 0.0)
+    return np.asarray(np.maximum(sigma * ndtri(p_lower), 0.0))
 
 
 def probability(radii: Shaped[np.ndarray, "*shape"] | float, sigma: float) -> Float64[np.ndarray, "*shape"]:
@@ -62,7 +62,7 @@ def probability(radii: Shaped[np.ndarray, "*shape"] | float, sigma: float) -> Fl
     >>> float(probability(0.0, 0.5))
     0.5
     """
-    return ndtr(np.asarray(radii, dtype=np.float64) / sigma)
+    return np.asarray(ndtr(np.asarray(radii, dtype=np.float64) / sigma))
 
 
 def floor_radius(value: float, digits: int = 3) -> str:

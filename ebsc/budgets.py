@@ -107,7 +107,7 @@ class Sequential(Budget):
 
     >>> budget = Sequential(radii=(0.0, 0.5), n=1000)
     >>> budget.looks.tolist(), round(float(budget.spending.sum()), 6)
-    ([128, 256, 384, 640, 1000], 0.001)
+    ([128, 256, 384, 512, 768, 1000], 0.001)
     """
 
     radii: tuple[float, ...]

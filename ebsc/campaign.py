@@ -43,7 +43,7 @@ class Outcome(IntEnum):
     ABSTAINED = 2
     """The candidate's probability could not be shown to exceed 1/2; nothing is certified. More draws may help."""
     BUDGET_SPENT = 3
-    """Certified within ``radius``, but n draws left a larger radius that was asked for undecided. More may help."""
+    """Certified within ``radius``; a larger radius that was asked for would need more than n draws to be decided."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Campaign:
         seed: seed of all draws.
 
     Raises:
-        InputError: a negative seed.
+        InputError: a negative seed, or an image named twice.
 
     Attributes:
         queued: draws planned and not yet given out.
@@ -93,6 +93,8 @@ class Campaign:
             raise InputError(f"seed must not be negative, but is {seed}")
         self.labels = labels
         self.images = np.arange(len(labels)) if images is None else images
+        if len(np.unique(self.images)) < len(labels):
+            raise InputError("an image is named twice: its draws would be counted twice")
         self.sigma = sigma
         self.budget = budget
         self.seed = seed

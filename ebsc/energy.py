@@ -58,6 +58,7 @@ class TwoGaussians(Energy):
     the Bayes estimator is xhat(y) = a y + (1 - a) mu tanh(mu.y / v). Everything about the EBSC of a linear classifier
     is then known exactly (`docs/method.md`, section 5).
 
+    >>> import torch
     >>> energy = TwoGaussians(torch.ones(1, 1, 2), s=0.0, sigma=1.0)
     >>> float(energy(torch.zeros(1, 1, 1, 2)))
     0.0

@@ -117,7 +117,7 @@ def build(spec: ModelSpec) -> Ebsc:
 
 
 def _denoiser(kind: str, shape: tuple[int, int, int], sigma: float, options: dict[str, Any]) -> nn.Module:
-    if kind == "none":
+    if kind == "none" and not options:
         return nn.Identity()
     if kind == "network":
         return UNet(shape, sigma, **options)
