@@ -63,7 +63,7 @@ def open_pool(
         address: see :func:`ray_session`.
 
     Raises:
-        InputError: the cluster has no room for a single worker.
+        InputError: the cluster has no room for them.
     """
     if workers == 0:
         yield LocalPool(assignment)
@@ -74,9 +74,7 @@ def open_pool(
             gpus = 1.0 if assignment.device != "cpu" and have.get("GPU", 0) >= 1 else 0.0
         wants = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
         room = min((int(have.get(name, 0) / amount) for name, amount in wants.items()), default=1)
-        if not room:
-            raise InputError(
-                f"no room for a worker: it wants {wants}, the cluster has {have.get('CPU', 0):g} CPUs"
-                f" and {have.get('GPU', 0):g} GPUs"
-            )
+        if (workers or 1) > room:
+            have_text = ", ".join(f"{have.get(name, 0):g} {name}" for name in wants)
+            raise InputError(f"room for {room} workers only: each wants {wants}, the cluster has {have_text}")
         yield RayPool(assignment, workers or room, cpus=cpus, gpus=gpus)

@@ -42,7 +42,7 @@ class Demo:
     """Draws for each image, at most."""
     workers: int = 2
     """Ray actors; 0: without Ray."""
-    steps: int = 4000
+    steps: int = 2000
     """Training steps of the energy."""
 
     def run(self) -> None:

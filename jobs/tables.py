@@ -178,10 +178,10 @@ def render(entries: list[Entry], radii: tuple[float, ...], form: Format = "text"
 def _notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[str]:
     images = entries[0].index
     step = np.unique(np.diff(images))
-    which = f"every {step[0]}th of them" if len(step) == 1 and step[0] > 1 else "of them"
+    which = f"every {step[0]}th of them, " if len(step) == 1 and step[0] > 1 else ""
     notes = [
         f"Certified accuracy in per cent at L2 radius r (pixels on [0, 1]), rounded down, on {len(images)} images"
-        f" ({which}, {images[0]} to {images[-1]}). ACR: average certified radius.",
+        f" ({which}{images[0]} to {images[-1]}). ACR: average certified radius.",
         "Each certificate is wrong with probability at most alpha.",
     ]
     for alpha in sorted({entry.alpha for entry in entries if entry.alpha is not None}):

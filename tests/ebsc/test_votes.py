@@ -115,8 +115,8 @@ def test_what_is_left_in_the_batch_is_not_counted():
 def test_the_address_and_not_the_row_decides_the_noise():
     pixels = np.concatenate([images()[:1]] * 3)
     voter = Voter(model(), pixels, levels=16, n_classes=10)
-    same = Campaign(np.zeros(3, np.int64), 10, SIGMA, budget=BUDGET, images=np.array([4, 4, 9]))
-    (unit,) = same.next_units(10**6)
+    (unit,) = Campaign(np.zeros(3, np.int64), 10, SIGMA, budget=BUDGET, images=np.array([4, 5, 9])).next_units(10**6)
+    unit.spans["image"][1] = 4
     one, other, different = voter.count(unit)
     assert (one == other).all()
     assert (one != different).any()
