@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign, Unit
+from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc, ModelSpec, build
 from ebsc.votes import Precision, Voter
 
@@ -190,7 +191,9 @@ def compare_processes(rounds: int, batch: int) -> list[dict[str, Any]]:
     for precision, compiled in MODES:
         one = Crew(1, 2, precision, compiled, batch)
         two = Crew(2, 1, precision, compiled, batch)
-        seconds = round_robin({"one": lambda one=one: one.count(8_192), "two": lambda two=two: two.count(8_192)}, rounds)
+        seconds = round_robin(
+            {"one": lambda one=one: one.count(8_192), "two": lambda two=two: two.count(8_192)}, rounds
+        )
         one.leave(), two.leave()
         rows.append(
             {
@@ -255,6 +258,9 @@ def repeated(task: Task, times: int) -> Task:
 
 
 def count_flops(module: nn.Module, x: Tensor) -> int:
+    """Of one call. xhat counts twice its network: the gradient with respect to the input costs what the output does."""
+    if isinstance(module, EmpiricalBayes):
+        return 2 * count_flops(module.energy.network, x)
     with FlopCounterMode(display=False) as counter:
         module(x)
     return counter.get_total_flops()

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from cluster.worker import Assignment, Tally, Worker
 from ebsc.campaign import Unit
-from ebsc.errors import one_line
+from ebsc.errors import RunError, one_line
 
 __all__ = ["DEPTH", "LocalPool", "Pool", "RayPool", "Reply"]
 
@@ -133,15 +133,23 @@ class RayPool:
         except self._ray.exceptions.RayTaskError as error:
             del self._pending[ref]
             yield Reply(unit, worker, error=f"{type(error.cause).__name__}: {one_line(error.cause)}")
+        except self._ray.exceptions.RayActorError as error:
+            if getattr(error, "actor_init_failed", False):
+                raise RunError(f"a worker cannot start: {one_line(str(error).strip().splitlines()[-1])}") from None
+            yield from self._lose(worker, error)
         except self._ray.exceptions.RayError as error:  # actor or node died, object lost, memory monitor
-            for other, (owner, lost) in list(self._pending.items()):
-                if owner == worker:
-                    del self._pending[other]
-                    yield Reply(lost, worker, lost=f"{type(error).__name__}: {one_line(error)}")
-            with contextlib.suppress(Exception):
-                self._ray.kill(self._actors[worker])
-            del self._actors[worker]
-            self._start()
+            yield from self._lose(worker, error)
         else:
             del self._pending[ref]
             yield Reply(unit, worker, tally=tally)
+
+    def _lose(self, worker: int, error: Exception) -> Iterator[Reply]:
+        """Give up a worker with all of its units, and start another in its place."""
+        for other, (owner, lost) in list(self._pending.items()):
+            if owner == worker:
+                del self._pending[other]
+                yield Reply(lost, worker, lost=f"{type(error).__name__}: {one_line(error)}")
+        with contextlib.suppress(Exception):
+            self._ray.kill(self._actors[worker])
+        del self._actors[worker]
+        self._start()

@@ -97,7 +97,7 @@ class Certify:
     def run(self) -> None:
         """Certify, write the certificates, and say what was found."""
         if self.workers == 0:
-            pick(self.device)
+            pick(self.device)  # says before anything is written that there is no such device
         net, spec = model.load(self.model)
         budget = self._budget()
         chosen, indices = self._images(spec)

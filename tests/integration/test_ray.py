@@ -3,6 +3,7 @@
 import os
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cluster.worker import Assignment
 from ebsc import data, model
 from ebsc.budgets import Fixed, Sequential
 from ebsc.campaign import Campaign
+from ebsc.errors import EbscError
 
 DIGITS = data.load("digits", "test").take(np.arange(40))
 
@@ -82,6 +84,13 @@ def test_the_number_of_workers_does_not_change_a_certificate(local_ray, words, u
     assert result.status == 0, result.err
     assert tiny.columns(tmp_path / "run") == tiny.columns(undisturbed)
     assert len(set(tiny.columns(undisturbed)["outcome"])) > 1
+
+
+@pytest.mark.timeout(150)
+def test_an_actor_that_cannot_start_stops_the_run_with_the_cause(local_ray, assignment, tmp_path):
+    spoilt = replace(assignment, weights=assignment.weights[:-1])
+    with actors(local_ray, spoilt, 1) as pool, pytest.raises(EbscError, match="truncated or altered"):
+        run(tmp_path, pool)
 
 
 @pytest.mark.timeout(60)
