@@ -77,7 +77,7 @@ class Benchmark:
         out.write_text(json.dumps({"machine": machine(), **tables}, indent=2) + "\n")
 
 
-# -- the two loops ------------------------------------------------------------------------------------------------------
+# -- the two loops --
 
 
 def field_loop(model: nn.Module, image: Tensor, draws: int) -> np.ndarray:
@@ -127,7 +127,7 @@ def make_voter(name: str, precision: Precision, compiled: bool, batch: int) -> V
     return voter
 
 
-# -- tables -------------------------------------------------------------------------------------------------------------
+# -- tables --
 
 
 def votes(name: str, rounds: int, batch: int) -> list[dict[str, Any]]:
@@ -239,7 +239,7 @@ def work(pipe: Any, threads: int, precision: Precision, compiled: bool, batch: i
         pipe.send("done")
 
 
-# -- measuring ----------------------------------------------------------------------------------------------------------
+# -- measuring --
 
 
 def round_robin(tasks: dict[str, Task], rounds: int) -> dict[str, np.ndarray]:
@@ -267,7 +267,8 @@ def count_flops(module: nn.Module, x: Tensor) -> int:
 
 
 def machine() -> dict[str, Any]:
-    names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
