@@ -2,18 +2,15 @@
 
 import json
 import os
-import platform
-import time
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 
+from cluster.folder import RunFolder
 from ebsc.errors import InputError
-from ebsc.files import make_folder, write_whole
 
-__all__ = ["Ledger", "read_config"]
+__all__ = ["Ledger"]
 
 Record = dict[str, Any]
 
@@ -41,19 +38,18 @@ class Ledger:
     def __init__(self, folder: str | Path, config: dict[str, Any]) -> None:
         self.folder = Path(folder)
         self._path = self.folder / "ledger.jsonl"
-        self._lock = self._acquire()
+        self._held = RunFolder(folder, config, "ledger.jsonl")
         try:
-            self._check_config(config)
             self.records, self._whole = self._read()
         except BaseException:
-            self._release()
+            self._held.release()
             raise
 
     def __enter__(self) -> "Ledger":
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._release()
+        self._held.release()
 
     def append(self, records: list[Record], seconds: np.ndarray) -> None:
         """Record finished looks, with the worker seconds that each took."""
@@ -67,38 +63,6 @@ class Ledger:
             os.fsync(file.fileno())
             self._whole = file.tell()
         self.records += timed
-
-    def _release(self) -> None:
-        (self.folder / "driver.json").unlink(missing_ok=True)
-        self._lock.release()
-
-    def _acquire(self) -> filelock.FileLock:
-        make_folder(self.folder, "run folder")
-        holder = self.folder / "driver.json"
-        lock = filelock.FileLock(self.folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise InputError(f"{self.folder} is in use by another driver ({_describe(holder)})") from None
-        who = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        write_whole(holder, json.dumps(who).encode())
-        return lock
-
-    def _check_config(self, config: dict[str, Any]) -> None:
-        path = self.folder / "config.json"
-        if not path.exists():
-            if self._path.exists():
-                raise InputError(f"{self.folder} holds a ledger but no config.json: not a run folder that can go on")
-            write_whole(path, json.dumps(config, indent=2).encode() + b"\n")
-            return
-        old, new = read_config(self.folder)["question"], json.loads(json.dumps(config["question"]))
-        changed = [
-            f"{key} is {old.get(key)!r} there, {new.get(key)!r} here"
-            for key in sorted({*old, *new})
-            if old.get(key) != new.get(key)
-        ]
-        if changed:
-            raise InputError(f"{self.folder} holds a run of another configuration: {'; '.join(changed)}")
 
     def _read(self) -> tuple[list[Record], int]:
         """The records, and the length of the file without a torn last line, which the first append cuts off."""
@@ -122,28 +86,3 @@ class Ledger:
         if not _BEGIN.startswith(torn[: len(_BEGIN)]):
             raise InputError(f"{self._path} does not end in a ledger line: the file is damaged or foreign")
         return records, whole
-
-
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """``config.json`` of a run folder.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    path = Path(folder) / "config.json"
-    try:
-        config = json.loads(path.read_bytes())
-        config["question"].items()
-    except FileNotFoundError:
-        raise InputError(f"{folder} is not a run folder: config.json is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read: {error!r}") from error
-    return config
-
-
-def _describe(holder: Path) -> str:
-    try:
-        who = json.loads(holder.read_bytes())
-        return f"process {who['pid']} on {who['host']} since {who['since']}"
-    except (OSError, ValueError, KeyError):
-        return "holder unknown"

@@ -40,7 +40,8 @@ def main() -> None:
     """Entry point of ``ebsc``."""
     from jobs.certify import Certify
     from jobs.demo import Demo
+    from jobs.states import Jobs
     from jobs.tables import Table
     from jobs.train import Train
 
-    start({"train": Train, "certify": Certify, "table": Table, "demo": Demo})
+    start({"train": Train, "certify": Certify, "table": Table, "jobs": Jobs, "demo": Demo})

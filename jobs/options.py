@@ -1,12 +1,17 @@
-"""Small languages of the command line: radii, slices."""
+"""Small languages of the command line: radii, slices, sweeps."""
 
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from itertools import product
 from math import floor
+from typing import Any
 
 import numpy as np
+import tyro
 
 from ebsc.errors import InputError
 
-__all__ = ["parse_images", "parse_radii"]
+__all__ = ["option_names", "parse_images", "parse_radii", "parse_sweep"]
 
 
 def parse_radii(text: str) -> tuple[float, ...]:
@@ -50,3 +55,59 @@ def parse_images(text: str, length: int) -> np.ndarray:
     if not len(indices):
         raise InputError(f"images {text!r} selects none of the {length} images")
     return indices
+
+
+def option_names(command: Any) -> list[str]:
+    """The options of a command, those of a group as ``group.option``."""
+    names = []
+    for item in fields(command):
+        value = getattr(command, item.name)
+        if is_dataclass(value):
+            names += [f"{item.name}.{name}" for name in option_names(value)]
+        else:
+            names.append(item.name)
+    return names
+
+
+def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
+    """Every combination of ``option=value,value`` as a command of its own, under a label like ``sigma=0.5,epsilon=1``.
+
+    Args:
+        command: a dataclass of options, whose other values stay.
+        sweep: one word an option; no words give no commands.
+
+    Raises:
+        InputError: not of that form, an unknown option, or a value that it does not take.
+    """
+    known = option_names(command)
+    choices: list[list[tuple[str, str]]] = []
+    for word in sweep:
+        name, equals, values = word.partition("=")
+        name = name.lstrip("-").replace("-", "_")
+        if not equals or not all(values.split(",")):
+            raise InputError(f"sweep {word!r}: give option=value,value")
+        if name not in known:
+            raise InputError(f"sweep {word!r}: there is no option {name!r}; there are {', '.join(known)}")
+        choices.append([(name, value) for value in values.split(",")])
+    if not choices:
+        return {}
+    points = {}
+    for point in product(*choices):
+        label = ",".join(f"{name}={value}" for name, value in point)
+        points[label.replace("/", "_")] = _set(command, point)
+    return points
+
+
+def _set(command: Any, point: Sequence[tuple[str, str]]) -> Any:
+    """The command with options set as its own command line would set them."""
+    words = []
+    for name, value in point:
+        flag = "--" + name.replace("_", "-")
+        if value in ("true", "false"):
+            words.append(flag if value == "true" else f"--no-{flag[2:]}")
+        else:
+            words += [flag, value]
+    try:
+        return tyro.cli(type(command), args=words, default=command, console_outputs=False)
+    except SystemExit:
+        raise InputError(f"sweep: {' '.join(words)} is not what these options take") from None

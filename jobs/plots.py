@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from ebsc.bounds import floor_radius
 from ebsc.data import Dataset
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
-from ebsc.noise import Normals, Stream, perturb
+from ebsc.validation import pictures
 from jobs.tables import Entry
 
 __all__ = ["curves", "denoised"]
@@ -46,17 +45,12 @@ def curves(entries: Sequence[Entry], path: Path) -> None:
 
 def denoised(model: Ebsc, data: Dataset, path: Path, images: int = 8) -> None:
     """Rows of pictures: clean x, noisy y = x + sigma eps, and xhat(y)."""
-    clean = torch.from_numpy(data.images[:images])
-    normals = Normals(0, data.shape, "cpu")
-    z = torch.stack([normals.block(image, Stream.SELECT, 0)[0].clone() for image in range(len(clean))])
-    noisy = perturb(clean, z, model.sigma, data.levels)
-    with torch.no_grad():
-        estimate = model.denoiser(noisy)
+    rows = pictures(model, data, images)
+    titles = "clean x", f"y, sigma {model.sigma:g}", "xhat(y)"
     figure = Figure(figsize=(images, 3.2), layout="constrained")
-    rows = ("clean x", clean / data.levels), (f"y, sigma {model.sigma:g}", noisy), ("xhat(y)", estimate)
-    axes = figure.subplots(3, len(clean), squeeze=False)
-    for line, (title, pictures) in zip(axes, rows, strict=True):
-        for place, picture in zip(line, pictures, strict=True):
+    axes = figure.subplots(3, rows.shape[1], squeeze=False)
+    for line, title, row in zip(axes, titles, rows, strict=True):
+        for place, picture in zip(line, row, strict=True):
             place.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
             place.set(xticks=[], yticks=[])
         line[0].set_ylabel(title)

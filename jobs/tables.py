@@ -12,7 +12,7 @@ import tyro
 from tabulate import tabulate
 
 from cluster import certificates
-from cluster.ledger import read_config
+from cluster.folder import read_config
 from ebsc.bounds import false_certificates, floor_radius
 from ebsc.errors import InputError, one_line
 from jobs.options import parse_radii

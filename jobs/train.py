@@ -1,35 +1,49 @@
-"""``ebsc train``: learn the energy of the smoothed density, and a classifier on clean images."""
+"""``ebsc train``: learn the energy of the smoothed density, and a classifier on its estimates."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 import tyro
 from torch import nn
 
+from cluster.folder import RunFolder, clear
 from ebsc import data, model, training
 from ebsc.data import Dataset
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
-from ebsc.files import make_folder
 from ebsc.model import Ebsc, ModelSpec
-from ebsc.training import Objective, Schedule, Step
-from jobs.progress import Reporter, duration
+from ebsc.objectives import hyperparameters, learned
+from ebsc.training import Schedule
+from jobs.fitting import Fitting, Watch
+from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
+from jobs.options import parse_sweep
 from jobs.provenance import options, provenance
+from jobs.record import is_main
 
 __all__ = ["Train"]
+
+_MADE = ("config.json", "model.json", "model.safetensors", "metrics.jsonl", "job.json", "checkpoint", "tensorboard")
+"""What a training leaves in its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train an empirical Bayes smoothed classifier (plug-in) and write a model folder.
+    """Train an empirical Bayes smoothed classifier and write a model folder.
 
     First the energy phi of the smoothed density, by least squares: E|x - xhat(x + sigma eps)|^2 with
-    xhat(y) = y - sigma^2 grad phi(y). Then the classifier, on clean images. `ebsc certify` votes with both.
+    xhat(y) = y - sigma^2 grad phi(y). Then the classifier: on clean images (plug-in), or on xhat under noise and attack
+    (learned), alone or jointly with the energy. `ebsc certify` votes with both.
+
+    Interrupted in any way, the same command goes on where it stopped and ends with the same weights. With
+    --cluster slurm it is a SLURM job that survives preemption, time limits and lost nodes; --sweep makes it an array.
 
     Example: ebsc train --data mnist --sigma 0.5 --energy.precision bfloat16
+    Example: ebsc train --data mnist --classifier lenet --objective smoothadv --epsilon 1 --sweep sigma=0.25,0.5,1
     """
 
     data: str = "digits"
@@ -37,7 +51,8 @@ class Train:
     data_root: Path | None = None
     """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Model folder to write. Default: models/DATA-DENOISER-CLASSIFIER-SIGMA."""
+    """Model folder to write. Default: models/DATA-DENOISER-CLASSIFIER[-OBJECTIVE]-SIGMA. Of a sweep: the folder of its
+    model folders."""
     overwrite: bool = False
     """Replace a model that is already there."""
     sigma: float = 0.5
@@ -48,26 +63,158 @@ class Train:
     width: int = 32
     """Channels of the denoiser's network."""
     classifier: Literal["linear", "lenet", "resnet"] = "linear"
-    """Base classifier, trained on clean images."""
+    """Base classifier."""
+    start_from: Path | None = None
+    """Model folder whose denoiser to take, and whose classifier too if it is of the same kind; the energy is not
+    trained again."""
+    objective: Literal["clean", "gaussian", "stability", "smoothadv", "consistency", "macer", "smoothmix", "catrs"] = (
+        "clean"
+    )
+    """How the classifier learns. clean: on clean images (plug-in EBSC); gaussian: under noise; the others: as their
+    papers say, see `ebsc/objectives.py`. With a denoiser all of them see xhat, and attacks go through it."""
+    joint: bool = False
+    """Train the energy on, together with the classifier."""
+    epsilon: float | None = None
+    """Radius of the L2 attack in smoothadv and catrs: XHAT(epsilon). Default: the published one, 1."""
+    draws: int = 4
+    """Draws of noise for each image in an objective."""
+    ramp: int = 0
+    """Steps over which the attack grows to its full strength."""
+    denoising: float = 0.0
+    """Weight of the denoising error, in units of sigma^2, beside the objective; keeps phi an energy with --joint."""
+    hyper: dict[str, float] = field(default_factory=dict)
+    """Other hyperparameters of the objective, as `--hyper weight 5 steps 8`; a wrong one is answered with the list."""
+    held_out: int | None = None
+    """Training images kept aside for quick certifications, which pick the best weights. Default: 0 for clean, else
+    200."""
     energy: Schedule = field(default_factory=lambda: Schedule(steps=9000))
     """How to train the denoiser."""
     head: Schedule = field(default_factory=lambda: Schedule(steps=5000, learning_rate=1e-3, batch=128, clip=1.0))
-    """How to train the classifier."""
+    """How to train the classifier, and with --joint both."""
     device: Device = "auto"
     """cpu, cuda, or auto: CUDA where there is one."""
+    watch: Watch = field(default_factory=Watch)
+    """How often to log, validate and save."""
+    sweep: tuple[str, ...] = ()
+    """Train every combination of these options' values: `--sweep sigma=0.25,0.5 epsilon=0.5,1`."""
+    cluster: Cluster = "here"
+    """here: in this process; slurm: as a SLURM job, an array for a sweep; local: as processes of this machine; debug:
+    through submitit, but in this process."""
+    slurm: Annotated[Slurm, tyro.conf.OmitArgPrefixes] = field(default_factory=Slurm)
+    """What to ask SLURM for."""
+
+    def __post_init__(self) -> None:
+        model.check_sigma(self.sigma)
+        if self.epsilon is not None and not 0 < self.epsilon < float("inf"):
+            raise InputError(f"epsilon must be a positive number, not {self.epsilon}")
+        if self.objective == "clean" and (self.joint or self.epsilon is not None or self.denoising or self.hyper):
+            raise InputError("joint, epsilon, denoising and hyper need an --objective other than clean")
+        if self.objective != "clean":
+            hyperparameters(self.objective, self._hyper)
+        if self.denoiser == "none" and (self.joint or self.denoising):
+            raise InputError("joint and denoising need a denoiser")
 
     def run(self) -> None:
-        """Train, evaluate on the test split, save."""
-        model.check_sigma(self.sigma)
-        out = self.out or Path("models") / f"{Path(self.data).stem}-{self.denoiser}-{self.classifier}-{self.sigma:g}"
-        if (out / "model.json").exists() and not self.overwrite:
-            raise InputError(f"{out} already holds a model: give another --out, or --overwrite")
-        started, device = time.monotonic(), pick(self.device)
-        train, test = (data.load(self.data, split, self.data_root) for split in ("train", "test"))
-        for part in (train, test):
+        """Train here, or hand the job or the sweep to a cluster."""
+        points = [
+            replace(point, out=self._base / label, sweep=(), overwrite=False)
+            for label, point in parse_sweep(replace(self, out=None), self.sweep).items()
+        ] or [replace(self, overwrite=False)]
+        if self.overwrite:
+            for point in points:
+                clear(point.folder, _MADE)
+        dispatch(points, self.cluster, self.slurm, self._base)
+
+    @property
+    def folder(self) -> Path:
+        """The model folder."""
+        return self.out or Path("models") / self._name
+
+    @property
+    def tasks(self) -> int:
+        """Processes on each node of a SLURM job."""
+        return self.slurm.tasks or max(1, self.slurm.gpus)
+
+    def here(self, hold: Hold) -> None:
+        """Train in this process, which may be one of several."""
+        device = pick(self.device)
+        with processes(device):
+            self._train(device, hold)
+
+    def _train(self, device: torch.device, hold: Hold) -> None:
+        started = time.monotonic()
+        whole, test = (data.load(self.data, split, self.data_root) for split in ("train", "test"))
+        for part in (whole, test):
             if not part.on_lattice:
                 raise InputError(f"{part.name}: training needs images on the lattice of {part.levels} levels")
-        torch.manual_seed(self.energy.seed)
+        train, held = self._split(whole)
+        spec, net = self._build(whole)
+        config = {"question": self._question(whole), "options": options(self), "provenance": provenance()}
+        with RunFolder(self.folder, config, "model.json") if is_main() else nullcontext():
+            if (self.folder / "model.json").exists():
+                print(f"{self.folder} is trained already; --overwrite trains it again")
+                return
+            fitting = Fitting(
+                net=net, train=train, held=held, folder=self.folder, device=device, watch=self.watch, hold=hold
+            )
+            self._parts(fitting)
+            if is_main():
+                figures = _evaluate(net, test, device) | {"seconds": round(time.monotonic() - started, 1)}
+                record = {"data": self.data, "checksum": whole.checksum, "figures": figures, "options": options(self)}
+                model.save(self.folder, net, replace(spec, training={**record, **provenance()}))
+                print(f"model written to {self.folder} ({sum(p.numel() for p in net.parameters()):,} parameters)")
+
+    def _parts(self, fitting: Fitting) -> None:
+        """The energy, then the classifier or both."""
+        net, levels = fitting.net, fitting.train.levels
+        if self.denoiser != "none" and not self.start_from:
+            net.classifier.requires_grad_(False)
+            fitting.part(
+                "energy", f"{self.denoiser} denoiser", training.denoising(net, levels, self.energy.compile), self.energy
+            )
+        net.classifier.requires_grad_(True)
+        net.denoiser.requires_grad_(self.joint)
+        title = f"{self.classifier} classifier"
+        if self.objective == "clean":
+            fitting.part("head", title, training.classification(net.classifier, levels), self.head)
+            return
+        objective = learned(
+            net,
+            self.objective,
+            levels=levels,
+            draws=self.draws,
+            ramp=self.ramp,
+            denoising=self.denoising,
+            compiled=self.head.compile,
+            **self._hyper,
+        )
+        fitting.part("head", f"{title} by {self.objective}", objective, self.head, pick=fitting.held is not None)
+
+    @property
+    def _hyper(self) -> dict[str, float]:
+        return self.hyper | ({} if self.epsilon is None else {"epsilon": self.epsilon})
+
+    @property
+    def _name(self) -> str:
+        objective = "" if self.objective == "clean" else f"-{self.objective}{'-joint' * self.joint}"
+        return f"{Path(self.data).stem}-{self.denoiser}-{self.classifier}{objective}-{self.sigma:g}"
+
+    @property
+    def _base(self) -> Path:
+        """The folder of all that one command makes."""
+        return self.out or Path("models") / (self._name + "-sweep" * bool(self.sweep))
+
+    def _split(self, whole: Dataset) -> tuple[Dataset, Dataset | None]:
+        """What to train on, and what is held out: chosen at random, by a seed that does not change."""
+        count = (0 if self.objective == "clean" else 200) if self.held_out is None else self.held_out
+        if not 0 <= count < len(whole.labels):
+            raise InputError(f"held_out must lie between 0 and {len(whole.labels) - 1}, the training images but one")
+        if not count:
+            return whole, None
+        order = np.random.default_rng(0).permutation(len(whole.labels))
+        return whole.take(np.sort(order[count:])), whole.take(np.sort(order[:count]))
+
+    def _build(self, train: Dataset) -> tuple[ModelSpec, Ebsc]:
         spec = ModelSpec(
             sigma=self.sigma,
             shape=train.shape,
@@ -76,37 +223,26 @@ class Train:
             denoiser={"kind": self.denoiser} | ({} if self.denoiser == "none" else {"width": self.width}),
             classifier={"kind": self.classifier},
         )
+        torch.manual_seed(self.energy.seed)
         net = model.build(spec)
-        make_folder(out, "model")
-        if self.denoiser != "none":
-            objective = training.denoising(net.denoiser, self.sigma, train.levels)
-            _fit(f"{self.denoiser} denoiser", net.denoiser, train, objective, self.energy, device)
-        objective = training.classification(net.classifier, train.levels)
-        _fit(f"{self.classifier} classifier", net.classifier, train, objective, self.head, device)
-        figures = _evaluate(net, test, device) | {"seconds": round(time.monotonic() - started, 1)}
-        record = {"data": self.data, "checksum": train.checksum, "figures": figures, "options": options(self)}
-        model.save(out, net, replace(spec, training={**record, **provenance()}))
-        print(f"model written to {out} ({sum(p.numel() for p in net.parameters()):,} parameters)")
+        if self.start_from:
+            given, theirs = model.load(self.start_from)
+            if theirs.sigma != spec.sigma or theirs.shape != spec.shape or theirs.denoiser != spec.denoiser:
+                raise InputError(
+                    f"{self.start_from} has sigma {theirs.sigma:g}, shape {theirs.shape}, denoiser {theirs.denoiser};"
+                    f" asked for are {spec.sigma:g}, {spec.shape}, {spec.denoiser}"
+                )
+            net.denoiser = given.denoiser
+            if theirs.classifier == spec.classifier and theirs.n_classes == spec.n_classes:
+                net.classifier = given.classifier
+        return spec, net
 
-
-def _fit(
-    title: str, module: nn.Module, train: Dataset, objective: Objective, schedule: Schedule, device: torch.device
-) -> None:
-    """Train with progress shown."""
-    started = time.monotonic()
-    running = 0.0
-    with Reporter(f"training the {title}") as reporter:
-
-        def report(step: Step) -> None:
-            nonlocal running
-            running = step.loss if step.step == 1 else 0.98 * running + 0.02 * step.loss
-            seconds = time.monotonic() - started
-            left = duration(seconds / step.step * (step.steps - step.step))
-            reporter.show(
-                step.step, step.steps, f"loss {running:.5f}, {step.images / seconds:,.0f} images/s, {left} left"
-            )
-
-        training.fit(module, train, objective, schedule, device=device, report=report)
+    def _question(self, whole: Dataset) -> dict[str, Any]:
+        """All that decides the weights."""
+        here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "start_from"}
+        decides = {key: value for key, value in options(self).items() if key not in here}
+        start = model.load(self.start_from)[1].sha256 if self.start_from else None
+        return decides | {"checksum": whole.checksum, "looks": self.watch.looks, "start_from": start}
 
 
 def _evaluate(net: Ebsc, test: Dataset, device: torch.device) -> dict[str, float]:

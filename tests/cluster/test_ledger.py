@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tiny
 
-from cluster.ledger import Ledger, read_config
+from cluster.folder import read_config
+from cluster.ledger import Ledger
 from ebsc.errors import InputError
 
 CONFIG = {"question": {"seed": 0, "budget": {"kind": "fixed", "n": 100}}, "options": {"workers": 1}}

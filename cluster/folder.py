@@ -1,0 +1,131 @@
+"""A folder that holds one piece of work: its ``config.json``, under a lock, for one process at a time."""
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from ebsc.errors import InputError
+from ebsc.files import make_folder, write_whole
+
+__all__ = ["RunFolder", "clear", "read_config"]
+
+
+class RunFolder:
+    """A folder held by this process, made for a configuration or gone on with under the same one.
+
+    Args:
+        path: the folder.
+        config: what the work is. All under ``config["question"]`` must equal what the folder already holds; the rest
+            (how many workers, which host) may change from session to session.
+        artefact: a file that makes no sense without a ``config.json``.
+
+    Raises:
+        InputError: another process holds the folder; it holds another configuration; it cannot be written. Nothing is
+            overwritten.
+    """
+
+    def __init__(self, path: str | Path, config: dict[str, Any], artefact: str) -> None:
+        self.path = Path(path)
+        make_folder(self.path, "run folder")
+        self._lock = _acquire(self.path)
+        try:
+            who = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            write_whole(self.path / "driver.json", json.dumps(who).encode())
+            self._check(config, artefact)
+        except BaseException:
+            self.release()
+            raise
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let others have it."""
+        (self.path / "driver.json").unlink(missing_ok=True)
+        self._lock.release()
+
+    def _check(self, config: dict[str, Any], artefact: str) -> None:
+        path = self.path / "config.json"
+        if not path.exists():
+            if (self.path / artefact).exists():
+                raise InputError(f"{self.path} holds {artefact} but no config.json: not a folder that can go on")
+            write_whole(path, json.dumps(config, indent=2).encode() + b"\n")
+            return
+        old, new = (_flat(question) for question in (read_config(self.path)["question"], config["question"]))
+        changed = [
+            f"{key} is {old.get(key)} there, {new.get(key)} here"
+            for key in sorted({*old, *new})
+            if old.get(key) != new.get(key)
+        ]
+        if changed:
+            raise InputError(f"{self.path} holds a run of another configuration: {'; '.join(changed)}")
+
+
+def _flat(question: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """The question with nested names joined by dots, and values as JSON has them."""
+    found = {}
+    for key, value in question.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = json.dumps(value)
+    return found
+
+
+def clear(path: Path, names: Iterable[str]) -> None:
+    """Remove these files and folders of a folder that nobody holds.
+
+    Raises:
+        InputError: another process holds the folder.
+    """
+    if path.is_dir():
+        with _acquire(path):
+            for name in names:
+                if (path / name).is_dir():
+                    shutil.rmtree(path / name)
+                else:
+                    (path / name).unlink(missing_ok=True)
+
+
+def _acquire(folder: Path) -> filelock.FileLock:
+    lock = filelock.FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise InputError(f"{folder} is in use by another driver ({_holder(folder)})") from None
+    return lock
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """``config.json`` of a folder.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+        config["question"].items()
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not a run folder: config.json is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read: {error!r}") from error
+    return config
+
+
+def _holder(folder: Path) -> str:
+    try:
+        who = json.loads((folder / "driver.json").read_bytes())
+        return f"process {who['pid']} on {who['host']} since {who['since']}"
+    except (OSError, ValueError, KeyError):
+        return "holder unknown"

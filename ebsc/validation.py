@@ -1,0 +1,60 @@
+"""A quick look at what a model is worth, while it is trained."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ebsc.budgets import Fixed
+from ebsc.campaign import Campaign
+from ebsc.data import Dataset
+from ebsc.model import Ebsc
+from ebsc.noise import perturb
+from ebsc.votes import Voter
+
+__all__ = ["Quick", "pictures", "quick_certificates"]
+
+
+@dataclass(frozen=True)
+class Quick:
+    """Average certified radius, and shares certified with the right class at radius 0 and at sigma."""
+
+    acr: float
+    certified_at_0: float
+    certified_at_sigma: float
+
+
+def quick_certificates(
+    model: Ebsc, data: Dataset, *, n: int = 256, seed: int = 0, device: torch.device | str = "cpu"
+) -> Quick:
+    """Certify every image of a data set with few draws, in this process: for comparing models, not for tables.
+
+    With n draws no radius above sigma Phi^-1(alpha^(1/n)) can be certified, 1.9 sigma for the default.
+
+    Args:
+        model: what to vote with.
+        data: on the lattice.
+        n: draws for each image, after 128 that select; alpha is 0.001.
+        seed: of the draws.
+        device: where to vote.
+    """
+    campaign = Campaign(data.labels, data.n_classes, model.sigma, budget=Fixed(n=n, n0=128), seed=seed)
+    voter = Voter(model, data.images, levels=data.levels, n_classes=data.n_classes, device=device)
+    while units := campaign.next_units(size=16_384):
+        for unit in units:
+            campaign.merge(unit, voter.count(unit))
+    found = campaign.certificates()
+    radius = found["radius"] * (found["predicted"] == found["label"])
+    return Quick(float(radius.mean()), float((radius > 0).mean()), float((radius >= model.sigma).mean()))
+
+
+def pictures(
+    model: Ebsc, data: Dataset, count: int = 8, *, seed: int = 0, device: torch.device | str = "cpu"
+) -> Float[Tensor, "3 image channel height width"]:
+    """The first images of a data set, on the CPU: clean x, noisy y = x + sigma eps, and xhat(y)."""
+    images = torch.from_numpy(data.images[:count]).to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    y = perturb(images, torch.randn(images.shape, generator=generator, device=device), model.sigma, data.levels)
+    with torch.no_grad():
+        return torch.stack([images / data.levels, y, model.denoiser(y)]).cpu()

@@ -1,0 +1,286 @@
+"""Where a command runs: in this process, or as a job of submitit. Nothing else in the tree imports submitit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from ebsc.errors import EbscError, InputError, RunError, one_line
+from ebsc.files import make_folder, write_whole
+from jobs.states import states, table, wait
+
+__all__ = ["Cluster", "Command", "Hold", "Job", "Slurm", "dispatch", "processes", "sbatch_text"]
+
+Cluster = Literal["here", "slurm", "local", "debug"]
+
+Hold = Callable[[Callable[[], None]], None]
+"""Tells whoever watches for signals what to do before this process is stopped."""
+
+# sbatch's own options that no option of ours covers, from its manual page
+_SBATCH = """
+    account-gather-freq acctg-freq batch begin bell burst-buffer bb bbf chdir cluster-constraint clusters comment
+    container container-id contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu deadline delay-boot dependency
+    distribution exclude exclusive export export-file extra extra-node-info get-user-env gid gpu-bind gpu-freq gpus
+    gpus-per-socket gpus-per-task gres-flags hint hold ignore-pbs kill-on-invalid-dep licenses mail-type mail-user
+    mcs-label mem-bind mem-per-cpu mem-per-gpu mincpus network nice no-kill nodefile nodelist ntasks-per-core
+    ntasks-per-gpu ntasks-per-socket overcommit oversubscribe power prefer priority profile propagate quiet reboot
+    reservation resv-ports sockets-per-node spread-job switches thread-spec threads-per-core time-min tmp tres-bind
+    tres-per-task uid use-min-nodes wait-all-nodes wckey x11""".split()  # noqa: SIM905
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slurm:
+    """What to ask SLURM for; of no meaning with --cluster here.
+
+    Attributes:
+        partition: Partition to submit to. Default: SLURM's own.
+        account: Account to charge.
+        qos: Quality of service.
+        nodes: Nodes of one job.
+        gpus: GPUs on each node.
+        tasks: Processes on each node. Default: one for each GPU of a training, else one.
+        cpus: CPUs of each process.
+        memory: Memory on each node, in GB. Default: SLURM's own.
+        time: Time limit, in minutes. A job that reaches it is requeued and goes on.
+        constraint: Features that nodes must have.
+        gres: Other generic resources, as `--gres` of sbatch.
+        setup: Shell lines to run before the job, for example `"module load cuda"`.
+        sbatch: Further parameters of sbatch, as key=value; a wrong key is answered with the list.
+        parallel: Tasks of a sweep that run at a time.
+        signal: Seconds before the time limit at which a job saves its state and requeues itself.
+        requeues: How many time limits a job may reach.
+        wait: Stay until all is over, and show the states; exit status 1 if anything failed.
+        dry_run: Show the sbatch script, and submit nothing.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    nodes: int = 1
+    gpus: int = 0
+    tasks: int | None = None
+    cpus: int = 1
+    memory: float | None = None
+    time: int = 60
+    constraint: str | None = None
+    gres: str | None = None
+    setup: tuple[str, ...] = ()
+    sbatch: tuple[str, ...] = ()
+    parallel: int = 64
+    signal: int = 120
+    requeues: int = 1000
+    wait: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.nodes, self.cpus, self.time, self.parallel, self.signal, self.tasks or 1) < 1:
+            raise InputError("nodes, tasks, cpus, time, parallel and signal must be at least 1")
+        if self.gpus < 0 or self.requeues < 0 or (self.memory is not None and self.memory <= 0):
+            raise InputError("gpus and requeues must not be negative, memory must be positive")
+        self.extra()
+
+    def extra(self) -> dict[str, str | bool]:
+        """The further parameters of sbatch.
+
+        >>> Slurm(sbatch=("reservation=night", "exclusive")).extra()
+        {'reservation': 'night', 'exclusive': True}
+        """
+        found: dict[str, str | bool] = {}
+        for item in self.sbatch:
+            key, equals, value = item.removeprefix("--").partition("=")
+            if key not in _SBATCH:
+                raise InputError(f"sbatch has no parameter {key!r} to be given here; it has {', '.join(_SBATCH)}")
+            found[key] = value if equals else True
+        return found
+
+    def parameters(self, name: str, tasks: int) -> dict[str, Any]:
+        """As submitit takes them."""
+        optional = {
+            "slurm_partition": self.partition,
+            "slurm_account": self.account,
+            "slurm_qos": self.qos,
+            "slurm_constraint": self.constraint,
+            "slurm_gres": self.gres,
+            "slurm_setup": list(self.setup) or None,
+            "mem_gb": self.memory,
+            "gpus_per_node": self.gpus or None,
+        }
+        return {key: value for key, value in optional.items() if value is not None} | {
+            "name": name,
+            "timeout_min": self.time,
+            "nodes": self.nodes,
+            "tasks_per_node": tasks,
+            "cpus_per_task": self.cpus,
+            "slurm_signal_delay_s": self.signal,
+            "slurm_array_parallelism": self.parallel,
+            "slurm_wckey": None,
+            # a node that dies takes its job back to the queue, and a dead task does not leave the others waiting
+            "slurm_additional_parameters": {"requeue": True, **self.extra()},
+            "slurm_srun_args": ["--kill-on-bad-exit=1"],
+        }
+
+
+class Command(Protocol):
+    """What can be launched: a picklable command with a folder of its own."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it writes."""
+
+    @property
+    def tasks(self) -> int:
+        """Processes on each node."""
+
+    def here(self, hold: Hold) -> None:
+        """Carry it out in this process."""
+
+
+class Job:
+    """A command as submitit runs it on a node. Whatever stops it, started again it goes on from its own folder."""
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self._save: Callable[[], None] = lambda: None
+
+    def __call__(self) -> None:
+        """Carry the command out."""
+        self.command.here(self._hold)
+
+    def checkpoint(self) -> Any:
+        """Called by submitit on the signal before a preemption or the time limit: save, and be queued again."""
+        from submitit.helpers import DelayedSubmission
+
+        self._save()
+        return DelayedSubmission(Job(self.command))
+
+    def _hold(self, save: Callable[[], None]) -> None:
+        self._save = save
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"command": self.command}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["command"])  # type: ignore[misc]
+
+
+def dispatch(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder: Path) -> None:
+    """Carry commands out one after the other here, or submit them, several as one array.
+
+    Raises:
+        RunError: some failed; the others were carried out.
+        InputError: the cluster is not there, or does not take the job.
+    """
+    if cluster != "here":
+        submitted = _submit(commands, cluster, slurm, folder)
+        if submitted and slurm.wait:
+            wait(submitted)
+        return
+    if len(commands) == 1:
+        _carry_out(commands[0])
+        return
+    failed = []
+    for number, command in enumerate(commands, 1):
+        print(f"[{number}/{len(commands)}] {command.folder}", flush=True)
+        try:
+            _carry_out(command)
+        except EbscError as error:
+            failed.append(f"{command.folder.name} ({error})")
+            print(f"ebsc: {command.folder}: {error}", file=sys.stderr, flush=True)
+    print(table(states([command.folder for command in commands])))
+    if failed:
+        raise RunError(f"{len(failed)} of {len(commands)} failed: {'; '.join(failed)}")
+
+
+def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder: Path) -> list[Path]:
+    """Hand the commands to submitit; returns their folders, none when nothing was to be submitted."""
+    import submitit
+
+    logs = (folder / "logs").absolute()
+    try:
+        executor = submitit.AutoExecutor(folder=logs / "%j", cluster=cluster, slurm_max_num_timeout=slurm.requeues)
+    except RuntimeError as error:
+        raise InputError(f"there is no SLURM here ({error}): use --cluster local or here") from error
+    executor.update_parameters(**slurm.parameters(f"ebsc-{folder.name}", commands[0].tasks))
+    if slurm.dry_run:
+        print(sbatch_text(executor, len(commands)))
+        return []
+    make_folder(folder, "folder")
+    jobs: list[Any] = []
+    try:
+        with submitit.helpers.clean_env(), executor.batch():
+            jobs += [executor.submit(Job(command)) for command in commands]
+    except submitit.core.utils.FailedJobError as error:
+        raise InputError(f"the job was not accepted: {one_line(error)}") from error
+    if cluster == "debug":  # runs when it is asked for its result
+        for job in jobs:
+            job.result()
+        return []
+    for command, job in zip(commands, jobs, strict=True):
+        make_folder(command.folder, "folder")
+        ticket = {"cluster": cluster, "job": job.job_id, "logs": str(job.paths.folder), "log": str(job.paths.stderr)}
+        write_whole(command.folder / "job.json", json.dumps({**ticket, "time": time.time()}).encode())
+        print(f"{command.folder}: {cluster} job {job.job_id}, logs in {job.paths.folder}", flush=True)
+    print(f"see them with: ebsc jobs {folder}; stop them with: scancel {jobs[0].job_id.split('_')[0]}")
+    return [command.folder for command in commands]
+
+
+def sbatch_text(executor: Any, count: int) -> str:
+    """The sbatch script that submitit would submit for so many jobs."""
+    inner = executor._executor  # submitit offers no other way to see it
+    if not hasattr(inner, "_make_submission_file_text"):
+        raise InputError("--dry-run shows a script of sbatch: it needs --cluster slurm")
+    if count > 1:
+        inner.parameters["map_count"] = count
+    return str(inner._make_submission_file_text(inner._submitit_command_str, "dry-run"))
+
+
+def _carry_out(command: Command) -> None:
+    """Run a command in this process; saved before Ctrl-C, and before SLURM stops a job that submitit did not start."""
+    saves: list[Callable[[], None]] = []
+
+    def stop(signum: int, frame: object) -> None:
+        if os.environ["SLURM_PROCID"] != "0":
+            return  # the first process speaks for all
+        for save in saves[-1:]:
+            save()
+        if signum == signal.SIGUSR2:
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], timeout=60, check=True)
+        sys.exit(128 + signum)
+
+    if "SLURM_PROCID" in os.environ and "SUBMITIT_EXECUTOR" not in os.environ:
+        signal.signal(signal.SIGUSR2, stop)
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        command.here(saves.append)
+    except KeyboardInterrupt:
+        for save in saves[-1:]:
+            save()
+        raise
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[None]:
+    """The process group of this training: that of ``torchrun``, that of the tasks of a SLURM step, or none."""
+    if "RANK" not in os.environ:
+        if int(os.environ.get("SLURM_NTASKS", 1)) == 1 or "SLURM_PROCID" not in os.environ:
+            yield
+            return
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,212 @@
+"""Where jobs and runs stand: from their folders, and from SLURM where it has them."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tabulate import tabulate
+
+from ebsc.errors import InputError, RunError
+from jobs.record import read_lines
+
+__all__ = ["Jobs", "State", "states", "table", "wait"]
+
+_ACTIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "STAGE_OUT", "RESIZING")
+"""States of SLURM that are not the end; any other than COMPLETED is a failure."""
+
+POLL = 5.0
+"""Seconds between questions to SLURM while waiting."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where one piece of work stands.
+
+    Attributes:
+        folder: where it writes.
+        state: SLURM's word for it, or RUNNING, COMPLETED, STOPPED.
+        progress: how far, for people.
+        figures: what it measured last.
+        job: the job's id, empty when it has none.
+        where: nodes, or why it waits.
+        log: the file to look into.
+    """
+
+    folder: Path
+    state: str
+    progress: str
+    figures: str
+    job: str
+    where: str
+    log: str
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        return self.state not in _ACTIVE and self.state != "UNKNOWN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """List trainings and certifications: state, progress, last figures, where the logs are.
+
+    Example: ebsc jobs models runs
+    """
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("models"), Path("runs"))
+    """Folders to look through."""
+
+    def run(self) -> None:
+        """Show the table."""
+        found = sorted(
+            {
+                path.parent
+                for folder in self.folders
+                for name in ("job.json", "config.json")
+                for path in folder.rglob(name)
+            }
+        )
+        if not found:
+            raise InputError(f"no job or run below {', '.join(map(str, self.folders))}")
+        print(table(states(found)))
+
+
+def states(folders: Sequence[Path]) -> list[State]:
+    """Where the work in each folder stands; one question to SLURM for all of them."""
+    tickets = {folder: _read(folder / "job.json") for folder in folders}
+    known = _slurm([ticket["job"] for ticket in tickets.values() if ticket.get("cluster") == "slurm"])
+    return [_state(folder, ticket, known) for folder, ticket in tickets.items()]
+
+
+def table(found: Sequence[State]) -> str:
+    """A table for people; below it, what failed jobs said last."""
+    rows = [[s.folder, s.state.lower(), s.progress, s.figures, s.job, s.where, s.log] for s in found]
+    text = tabulate(rows, ["run", "state", "done", "last figures", "job", "where", "log"], disable_numparse=True)
+    for state in found:
+        if state.over and state.state != "COMPLETED" and (said := _last_words(Path(state.log))):
+            text += f"\n{state.folder}: {said}"
+    return text
+
+
+def wait(folders: Sequence[Path]) -> None:
+    """Stay until all work is over; says what changes, shows the table at the end.
+
+    Raises:
+        RunError: some of it failed.
+    """
+    before: dict[Path, str] = {}
+    over = 0
+    while over < 2:  # a job on its way back to the queue looks failed for a moment
+        found = states(folders)
+        for state in found:
+            if before.get(state.folder) != state.state:
+                before[state.folder] = state.state
+                print(f"{time.strftime('%H:%M:%S')} {state.folder}: {state.state.lower()} {state.where}", flush=True)
+        completed = all(state.state == "COMPLETED" for state in found)
+        over = 2 if completed else over + 1 if all(state.over for state in found) else 0
+        if over < 2:
+            time.sleep(POLL)
+    print(table(found))
+    failed = [state for state in found if state.state != "COMPLETED"]
+    if failed:
+        names = ", ".join(f"{state.folder} ({state.state.lower()})" for state in failed)
+        raise RunError(f"{len(failed)} of {len(found)} did not complete: {names}")
+
+
+def _state(folder: Path, ticket: dict, known: dict[str, tuple[str, str]]) -> State:
+    done = (folder / "model.json").exists() or (folder / "certificates.parquet").exists()
+    here = _driver(folder)
+    state, where = known.get(ticket.get("job", ""), ("", ""))
+    if not state:
+        where = here
+        if here or (ticket.get("cluster") == "local" and _alive(int(ticket["job"]))):
+            state = "RUNNING"
+        else:
+            state = "COMPLETED" if done else "UNKNOWN" if ticket.get("cluster") == "slurm" else "STOPPED"
+    progress, figures = _progress(folder)
+    return State(folder, state, progress, figures, ticket.get("job", ""), where, ticket.get("log", ""))
+
+
+def _progress(folder: Path) -> tuple[str, str]:
+    """How far a training is by its last line, a certification by its ledger."""
+    lines = read_lines(folder / "metrics.jsonl")
+    if lines:
+        last = lines[-1]
+        seen = {name: line[name] for line in lines for name in ("acr", "accuracy", "loss") if name in line}
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in seen.items())
+        return f"{last['part']} {last['step']}/{last['steps']}", figures
+    ledger = folder / "ledger.jsonl"
+    if ledger.exists():
+        looks = ledger.read_bytes().count(b"\n")
+        return f"{looks:,} looks", ""
+    return "", ""
+
+
+def _driver(folder: Path) -> str:
+    """The host of the process that holds the folder now, empty when none does."""
+    who = _read(folder / "driver.json")
+    if not who or (who["host"] == platform.node() and not _alive(who["pid"])):
+        return ""
+    return str(who["host"])
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _read(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_bytes())
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _last_words(log: Path) -> str:
+    """The last line of a log that is not from a wrapper around our process."""
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    except OSError:
+        return ""
+    ours = [line for line in lines if line and not line.startswith(("srun:", "slurmstepd:"))]
+    return ours[-1] if ours else ""
+
+
+def _slurm(jobs: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """State and nodes (or reason) of each job: from the queue where it still is, else from the accounts."""
+    if not jobs:
+        return {}
+    found: dict[str, tuple[str, str]] = {}
+    ids = ",".join(sorted({job.split("_")[0] for job in jobs}))
+    for line in _ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,NodeList", "-j", ids):
+        job, state, nodes = line.split("|")
+        found[job] = (state.split()[0], nodes)
+    for line in _ask("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%N|%r", "-j", ids):
+        job, state, nodes, reason = line.split("|")
+        found[job] = (state, nodes or f"({reason})")
+    return found
+
+
+def _ask(*words: str) -> list[str]:
+    try:
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+    except subprocess.CalledProcessError:  # none of the jobs is known there any more
+        return []
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"ebsc: {words[0]} does not answer: {error}", file=sys.stderr)
+        return []
+    return answer.stdout.split("\n")[:-1]
