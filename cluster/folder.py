@@ -73,7 +73,7 @@ class RunFolder:
 
 def _flat(question: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """The question with nested names joined by dots, and values as JSON has them."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in question.items():
         if isinstance(value, dict):
             found |= _flat(value, f"{prefix}{key}.")

@@ -5,8 +5,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import ray
-
 from cluster.pool import LocalPool, Pool, RayPool
 from cluster.worker import Assignment
 from ebsc.errors import InputError, RunError, one_line
@@ -25,6 +23,8 @@ def ray_session(address: str | None = None, cpus: float = 1) -> Iterator[None]:
     Raises:
         RunError: the cluster does not answer.
     """
+    import ray  # here, not above: it reads its authentication from the environment when it is imported
+
     if ray.is_initialized():
         yield
         return
@@ -69,6 +69,8 @@ def open_pool(
         yield LocalPool(assignment)
         return
     with ray_session(address, (workers or 1) * cpus):
+        import ray
+
         have = ray.cluster_resources()  # type: ignore[no-untyped-call]
         if gpus is None:
             gpus = 1.0 if assignment.device != "cpu" and have.get("GPU", 0) >= 1 else 0.0

@@ -23,14 +23,15 @@ def make_folder(folder: Path, what: str) -> None:
         raise InputError(f"cannot write the {what} {folder}: {error.strerror}") from error
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write under a temporary name in the same folder, then move into place.
+def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write under a temporary name in the same folder, then move into place; ``mode`` is cut by the umask.
 
     Raises:
         OSError: nothing is left behind, and what stood there before stands there still.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        part.touch(mode)
         part.write_bytes(data)
         part.replace(path)
     except BaseException:

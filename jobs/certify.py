@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 import tyro
 
 from cluster import certificates
+from cluster.allocation import Allocation, ray_across
 from cluster.driver import Driver, Status
 from cluster.ledger import Ledger
 from cluster.session import open_pool
@@ -23,6 +24,7 @@ from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.model import ModelSpec
 from ebsc.votes import Precision
+from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.options import parse_images, parse_radii
 from jobs.progress import Reporter, duration
 from jobs.provenance import options, provenance
@@ -87,6 +89,11 @@ class Certify:
     """GPUs of each worker; 0.25 puts four on one. Default: 1 where the cluster has GPUs, else 0."""
     address: str | None = None
     """Ray cluster to use. Default: $RAY_ADDRESS (set inside `ray job submit`), else a Ray of this machine's own."""
+    cluster: Cluster | Literal["allocation"] = "here"
+    """here: from this process; slurm: as a SLURM job, with Ray over all its nodes; allocation: this is a step of a
+    SLURM job, one task a node (as in slurm/certify.sbatch); local, debug: through submitit on this machine."""
+    slurm: Annotated[Slurm, tyro.conf.OmitArgPrefixes] = field(default_factory=Slurm)
+    """What to ask SLURM for."""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -95,14 +102,36 @@ class Certify:
             raise InputError("workers, CPUs per worker and GPUs per worker must not be negative")
 
     def run(self) -> None:
-        """Certify, write the certificates, and say what was found."""
+        """Certify here, or hand the job to a cluster."""
+        dispatch([self], "here" if self.cluster == "allocation" else self.cluster, self.slurm, self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.run_folder or Path("runs") / self._name(model.load(self.model)[1])
+
+    @property
+    def tasks(self) -> int:
+        """Processes on each node of a SLURM job: each starts Ray there, the first one drives."""
+        return 1
+
+    def here(self, hold: Hold) -> None:
+        """Certify, write the certificates, and say what was found; the ledger is on disk whenever this is stopped."""
+        if self.cluster not in ("slurm", "allocation") or self.workers == 0:
+            self._certify()
+            return
+        with ray_across(Allocation.here(), self.folder) as address:
+            if address:
+                self._certify()
+
+    def _certify(self) -> None:
         if self.workers == 0:
             pick(self.device)  # says before anything is written that there is no such device
         net, spec = model.load(self.model)
         budget = self._budget()
         chosen, indices = self._images(spec)
         campaign = Campaign(chosen.labels, spec.n_classes, spec.sigma, budget=budget, images=indices, seed=self.seed)
-        folder = self.run_folder or Path("runs") / self._name(spec)
+        folder = self.folder
         with Ledger(folder, self._config(spec, chosen, budget)) as ledger:
             try:
                 campaign.restore(ledger.records)

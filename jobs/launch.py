@@ -216,7 +216,10 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
     make_folder(folder, "folder")
     jobs: list[Any] = []
     try:
+        # from inside a job too, but its SLURM_CONF says which cluster
+        keep = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
         with submitit.helpers.clean_env(), executor.batch():
+            os.environ |= keep
             jobs += [executor.submit(Job(command)) for command in commands]
     except submitit.core.utils.FailedJobError as error:
         raise InputError(f"the job was not accepted: {one_line(error)}") from error

@@ -1,0 +1,173 @@
+"""Ray over the nodes of a SLURM allocation: each task of a step with one task a node calls :func:`ray_across`."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebsc.errors import RunError
+from ebsc.files import write_whole
+
+__all__ = ["Allocation", "ray_across"]
+
+START_SECONDS = 120.0
+"""How long the head may take to come up, and the other nodes to join it."""
+
+_OBJECT_STORE = 0.3
+"""Share of the memory for Ray's object store, as Ray has it by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """What SLURM gave this task: Ray would see the whole host otherwise.
+
+    Attributes:
+        job: id of the job, and how often it was requeued: names what the nodes share.
+        node: number of this node; 0 is the head.
+        nodes: how many.
+        cpus: of this node.
+        gpus: of this node.
+        memory: of this node in MB; 0 when SLURM does not say.
+    """
+
+    job: str
+    node: int
+    nodes: int
+    cpus: int
+    gpus: int
+    memory: int
+
+    @classmethod
+    def here(cls) -> "Allocation":
+        """Read from the environment of a SLURM step.
+
+        Raises:
+            RunError: this is no step with one task a node.
+        """
+        get = os.environ.get
+        if "SLURM_PROCID" not in os.environ or get("SLURM_NTASKS") != get("SLURM_JOB_NUM_NODES"):
+            raise RunError("not in a SLURM step with one task on each node: use srun --ntasks-per-node=1")
+        gpus = get("CUDA_VISIBLE_DEVICES") or get("SLURM_STEP_GPUS") or get("SLURM_JOB_GPUS") or ""
+        return cls(
+            job=f"{os.environ['SLURM_JOB_ID']}-{get('SLURM_RESTART_COUNT', '0')}",
+            node=int(os.environ["SLURM_NODEID"]),
+            nodes=int(os.environ["SLURM_JOB_NUM_NODES"]),
+            cpus=int(get("SLURM_CPUS_PER_TASK") or get("SLURM_CPUS_ON_NODE") or 1),
+            gpus=len([gpu for gpu in gpus.split(",") if gpu not in ("", "NoDevFiles")]),
+            memory=int(get("SLURM_MEM_PER_NODE") or 0),
+        )
+
+
+@contextmanager
+def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
+    """Start Ray on this node, as its head or joining it, for as long as the context lasts.
+
+    Ports are free ones; address and token of the head reach the other nodes through a file in ``shared`` that only its
+    owner can read. Ray's own files lie in a folder of the node (``$TMPDIR``).
+
+    Args:
+        allocation: of this task.
+        shared: a folder that all nodes see.
+
+    Yields:
+        The cluster's address on the head, when all nodes have joined. None on the others, once the head is done.
+
+    Raises:
+        RunError: the head did not come up, or a node did not join.
+    """
+    meeting = shared / f"ray-{allocation.job}.json"
+    scratch = Path(tempfile.gettempdir()) / f"ebsc-{allocation.job}"
+    if allocation.node == 0:
+        port, token = _free_port(), secrets.token_hex(32)
+    else:
+        where = _await(meeting)
+        port, token = where["port"], where["token"]
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    import ray  # not before: it reads its authentication when it is imported
+
+    ip = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    words = [f"--node-ip-address={ip}", f"--num-cpus={allocation.cpus}", f"--num-gpus={allocation.gpus}"]
+    if allocation.memory:
+        store = int(allocation.memory * _OBJECT_STORE)
+        words += [f"--object-store-memory={store << 20}", f"--memory={(allocation.memory - store) << 20}"]
+    if allocation.node == 0:
+        head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={scratch}"]
+        process = _start(*head, *words)
+    else:
+        process = _start(f"--address={where['ip']}:{port}", *words)
+    try:
+        if allocation.node == 0:
+            _listening(ip, port, process)
+            shared.mkdir(parents=True, exist_ok=True)
+            write_whole(meeting, json.dumps({"ip": ip, "port": port, "token": token}).encode(), mode=0o600)
+            ray.init(address=f"{ip}:{port}", log_to_driver=False)
+            try:
+                _joined(allocation.nodes)
+                yield f"{ip}:{port}"
+            finally:
+                ray.shutdown()
+        else:
+            while meeting.exists() and process.poll() is None:
+                time.sleep(0.5)
+            yield None
+    finally:
+        if allocation.node == 0:
+            meeting.unlink(missing_ok=True)
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start(*words: str) -> subprocess.Popen:
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await(meeting: Path) -> dict:
+    """What the head wrote for this start of the job."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(OSError, ValueError):
+            found: dict = json.loads(meeting.read_bytes())
+            return found
+        time.sleep(0.2)
+    raise RunError(f"Ray's head did not write {meeting} within {START_SECONDS:g} s: do all nodes see that folder?")
+
+
+def _listening(ip: str, port: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError), socket.create_connection((ip, port), timeout=1):
+            return
+        time.sleep(0.2)
+    raise RunError(f"Ray's head did not come up on {ip}:{port}; its words are above")
+
+
+def _joined(nodes: int) -> None:
+    import ray
+
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        alive = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+        if alive == nodes:
+            return
+        time.sleep(0.2)
+    raise RunError(f"only {alive} of {nodes} nodes joined Ray within {START_SECONDS:g} s")
