@@ -11,10 +11,6 @@ they reach on a fixed micro-batch.
 
 import json
 import multiprocessing
-import os
-import platform
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -27,6 +23,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measuring import Task, machine, repeated, round_robin
 from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign, Unit
 from ebsc.estimator import EmpiricalBayes
@@ -36,8 +33,6 @@ from ebsc.votes import Precision, Voter
 SHAPE, N_CLASSES, LEVELS, SIGMA = (1, 28, 28), 10, 255, 0.5
 DENOISERS = {"lenet": "none", "residual + lenet": "residual", "scalar + lenet": "scalar"}
 MODES: tuple[tuple[Precision, bool], ...] = tuple(product(("float32", "bfloat16"), (False, True)))
-
-Task = Callable[[], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,21 +237,6 @@ def work(pipe: Any, threads: int, precision: Precision, compiled: bool, batch: i
 # -- measuring --
 
 
-def round_robin(tasks: dict[str, Task], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of every task in every round; the first round warms up and is dropped."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(rounds + 1):
-        for name, task in tasks.items():
-            started = time.perf_counter()
-            task()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: np.array(took[1:]) for name, took in seconds.items()}
-
-
-def repeated(task: Task, times: int) -> Task:
-    return lambda: [task() for _ in range(times)]
-
-
 def count_flops(module: nn.Module, x: Tensor) -> int:
     """Of one call. xhat counts twice its network: the gradient with respect to the input costs what the output does."""
     if isinstance(module, EmpiricalBayes):
@@ -264,20 +244,6 @@ def count_flops(module: nn.Module, x: Tensor) -> int:
     with FlopCounterMode(display=False) as counter:
         module(x)
     return counter.get_total_flops()
-
-
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,8 @@ def ray_session(address: str | None = None, cpus: float = 1) -> Iterator[None]:
         return
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address:
+        _answers(address)
     try:
         if address:
             ray.init(address=address, log_to_driver=False)
@@ -42,6 +45,16 @@ def ray_session(address: str | None = None, cpus: float = 1) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _answers(address: str) -> None:
+    """Ray itself waits for minutes for a cluster that is not there."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise RunError(f"no Ray at {address}: {one_line(error)}") from error
 
 
 @contextmanager

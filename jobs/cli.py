@@ -1,6 +1,8 @@
 """The ``ebsc`` command. Every subcommand is a dataclass of options with one method, ``run``."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import tyro
@@ -16,18 +18,11 @@ class Command(Protocol):
     def run(self) -> None: ...
 
 
-def start(command: Any) -> None:
-    """Parse the command line into ``command`` (or one of a dictionary of subcommands) and carry it out.
-
-    A user's mistake is one line on stderr and exit status 2; a run that had to stop is one line and 1.
-    """
+@contextmanager
+def guarded() -> Iterator[None]:
+    """A user's mistake is one line on stderr and exit status 2; a run that had to stop is one line and 1."""
     try:
-        options: Command
-        if isinstance(command, dict):
-            options = tyro.extras.subcommand_cli_from_dict(command, description="Empirical Bayes smoothed classifiers.")
-        else:
-            options = tyro.cli(command)
-        options.run()
+        yield
     except EbscError as error:
         print(f"ebsc: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
@@ -36,12 +31,24 @@ def start(command: Any) -> None:
         sys.exit(130)
 
 
+def start(command: Any) -> None:
+    """Parse the command line into ``command``, or one of a dictionary of subcommands, and carry it out."""
+    with guarded():
+        options: Command
+        if isinstance(command, dict):
+            options = tyro.extras.subcommand_cli_from_dict(command, description="Empirical Bayes smoothed classifiers.")
+        else:
+            options = tyro.cli(command)
+        options.run()
+
+
 def main() -> None:
     """Entry point of ``ebsc``."""
-    from jobs.certify import Certify
-    from jobs.demo import Demo
-    from jobs.states import Jobs
-    from jobs.tables import Table
-    from jobs.train import Train
+    with guarded():  # the imports take seconds in which somebody may press Ctrl-C
+        from jobs.certify import Certify
+        from jobs.demo import Demo
+        from jobs.states import Jobs
+        from jobs.tables import Table
+        from jobs.train import Train
 
-    start({"train": Train, "certify": Certify, "table": Table, "jobs": Jobs, "demo": Demo})
+        start({"train": Train, "certify": Certify, "table": Table, "jobs": Jobs, "demo": Demo})

@@ -102,11 +102,12 @@ def _set(command: Any, point: Sequence[tuple[str, str]]) -> Any:
     """The command with options set as its own command line would set them."""
     words = []
     for name, value in point:
-        flag = "--" + name.replace("_", "-")
+        group, _, option = name.replace("_", "-").rpartition(".")
+        prefix = f"--{group}." if group else "--"
         if value in ("true", "false"):
-            words.append(flag if value == "true" else f"--no-{flag[2:]}")
+            words.append(f"{prefix}{'' if value == 'true' else 'no-'}{option}")
         else:
-            words += [flag, value]
+            words += [prefix + option, value]
     try:
         return tyro.cli(type(command), args=words, default=command, console_outputs=False)
     except SystemExit:

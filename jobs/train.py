@@ -43,6 +43,7 @@ class Train:
     --cluster slurm it is a SLURM job that survives preemption, time limits and lost nodes; --sweep makes it an array.
 
     Example: ebsc train --data mnist --sigma 0.5 --energy.precision bfloat16
+
     Example: ebsc train --data mnist --classifier lenet --objective smoothadv --epsilon 1 --sweep sigma=0.25,0.5,1
     """
 

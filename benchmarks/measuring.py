@@ -1,0 +1,42 @@
+"""What the measurements share."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+Task = Callable[[], Any]
+
+
+def round_robin(tasks: dict[str, Task], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of every task in every round; the first round warms up and is dropped."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(rounds + 1):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: np.array(took[1:]) for name, took in seconds.items()}
+
+
+def repeated(task: Task, times: int) -> Task:
+    return lambda: [task() for _ in range(times)]
+
+
+def machine() -> dict[str, Any]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
