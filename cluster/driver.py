@@ -23,6 +23,9 @@ FIRST_UNIT = 1024
 ESTIMATE_EVERY = 5.0
 """Seconds between estimates of the draws to come, which cost some tens of milliseconds."""
 
+STRAGGLER = 3.0
+"""An idle worker with nothing else to do takes over a unit that is out for this many times what it would need."""
+
 PATIENCE = 3
 """Failures of one unit, or worker losses without a unit counted between them, that stop the run."""
 
@@ -52,6 +55,15 @@ class Status:
     note: str
 
 
+@dataclass
+class _Flight:
+    """A unit that is out: since when, and with whom (with two near the end, of whom the first to answer counts)."""
+
+    unit: Unit
+    since: float
+    workers: set[int]
+
+
 class Driver:
     """Runs one campaign to its end.
 
@@ -60,19 +72,29 @@ class Driver:
         pool: who counts.
         ledger: where finished looks are recorded.
         report: called about once a second.
+        clock: seconds, for simulations.
     """
 
     def __init__(
-        self, campaign: Campaign, pool: Pool, ledger: Ledger, report: Callable[[Status], None] = lambda status: None
+        self,
+        campaign: Campaign,
+        pool: Pool,
+        ledger: Ledger,
+        report: Callable[[Status], None] = lambda status: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.campaign = campaign
         self.pool = pool
         self.ledger = ledger
         self.report = report
+        self._clock = clock
+        self._out: dict[int, _Flight] = {}
         self._again: deque[Unit] = deque()
         self._failures: Counter[int] = Counter()
+        self._deaths: Counter[int] = Counter()
         self._losses = 0
-        self._resent = 0
+        self.resent = 0
         self._note = ""
         self._speed: dict[int, float] = {}
         self._batch: dict[int, int] = {}
@@ -85,66 +107,101 @@ class Driver:
         Raises:
             RunError: a unit failed on several workers, or workers are lost again and again. The ledger is whole.
         """
-        begun, drawn, reported = time.monotonic(), self.campaign.draws, 0.0
+        begun, drawn, reported = self._clock(), self.campaign.draws, 0.0
         while not self.campaign.done:
             self._send()
             finished = [self._receive(reply) for reply in self.pool.wait(1.0)]
             self._record(np.concatenate([np.zeros(0, dtype=np.int64), *finished]))
-            now = time.monotonic()
+            now = self._clock()
             if now - reported >= 1.0 or self.campaign.done:
                 self.report(self._status((self.campaign.draws - drawn) / max(now - begun, 1e-9)))
                 reported = now
 
     def _status(self, rate: float) -> Status:
         campaign = self.campaign
-        now = time.monotonic()
+        now = self._clock()
         if now - self._estimated >= ESTIMATE_EVERY or campaign.done:
             self._goal, self._estimated = campaign.draws + campaign.expected_draws(), now
         left = max(self._goal - campaign.draws, 0) / rate if rate else float("inf")
         return Status(
-            campaign.settled, len(campaign.labels), campaign.draws, rate, left, len(self.pool), self._resent, self._note
+            campaign.settled, len(campaign.labels), campaign.draws, rate, left, len(self.pool), self.resent, self._note
         )
 
     def _send(self) -> None:
         for worker in self.pool.free():
-            unit = self._again.popleft() if self._again else self._fresh(worker)
+            unit = self._again.popleft() if self._again else self._fresh(worker) or self._straggler(worker)
             if unit is None:
                 return
+            flight = self._out.setdefault(unit.number, _Flight(unit, self._clock(), set()))
+            flight.workers.add(worker)
             self.pool.send(worker, unit)
 
     def _fresh(self, worker: int) -> Unit | None:
         """A new unit of about UNIT_SECONDS on this worker, or less when there is not enough work to go round."""
-        share = -(-self.campaign.queued // (DEPTH * len(self.pool)))
+        share = -(-self.campaign.queued // (DEPTH * max(1, len(self.pool))))
         size = int(self._speed.get(worker, FIRST_UNIT / UNIT_SECONDS) * UNIT_SECONDS)
         return next(iter(self.campaign.next_units(min(size, max(share, FIRST_UNIT)), limit=1)), None)
 
+    def _straggler(self, worker: int) -> Unit | None:
+        """A unit that another worker alone has had for so long that this one, idle, would have been done by now."""
+        if worker not in self._speed or any(worker in flight.workers for flight in self._out.values()):
+            return None
+        alone = [flight for flight in self._out.values() if len(flight.workers) == 1]
+        oldest = min(alone, key=lambda flight: flight.since, default=None)
+        if oldest is None:
+            return None
+        needed = max(oldest.unit.draws / self._speed[worker], UNIT_SECONDS)
+        if self._clock() - oldest.since < STRAGGLER * needed:
+            return None
+        self.resent += 1
+        self._note = f"unit {oldest.unit.number} is slow on worker {min(oldest.workers)}: worker {worker} counts it too"
+        return oldest.unit
+
     def _receive(self, reply: Reply) -> np.ndarray:
         """Merge the counts of a unit, or put it up to be sent again; returns the rows that finished a look."""
-        unit = reply.unit
+        nothing = np.zeros(0, dtype=np.int64)
+        unit, flight = reply.unit, self._out.get(reply.unit.number)
         if reply.tally:
             self._losses = 0
             if reply.tally.batch < self._batch.setdefault(reply.worker, reply.tally.batch):
                 self._note = f"worker {reply.worker} ran out of memory and goes on with batches of {reply.tally.batch}"
             self._batch[reply.worker] = reply.tally.batch
             self._speed[reply.worker] = unit.draws / max(reply.tally.seconds, 1e-3)
+            if flight is None:
+                return nothing  # another worker was first with these same counts
+            del self._out[unit.number]
             share = (unit.spans["stop"] - unit.spans["start"]) * (reply.tally.seconds / unit.draws)
             np.add.at(self._seconds, unit.spans["row"], share)
             return self.campaign.merge(unit, reply.tally.counts)
-        self._again.append(unit)
-        self._resent += 1
         if reply.lost:
-            self._losses += 1
-            self._note = f"worker {reply.worker} was lost ({reply.lost})"
-            if self._losses > PATIENCE * DEPTH * len(self.pool):
-                raise RunError(f"workers are lost again and again; the last one: {one_line(reply.lost)}")
+            self._lost(reply)
         else:
-            self._failures[unit.number] += 1
-            self._note = f"unit {unit.number} failed on worker {reply.worker} ({reply.error})"
-            if self._failures[unit.number] >= PATIENCE:
-                images = np.unique(unit.spans["image"]).tolist()
-                which = f"unit {unit.number} (images {images[0]} to {images[-1]})"
-                raise RunError(f"{which} failed {PATIENCE} times: {one_line(reply.error)}")
-        return np.zeros(0, dtype=np.int64)
+            self._failed(reply)
+        if flight:
+            flight.workers.discard(reply.worker)
+            if not flight.workers:
+                del self._out[unit.number]
+                self._again.append(unit)
+                self.resent += 1
+        return nothing
+
+    def _lost(self, reply: Reply) -> None:
+        self._losses += 1
+        self._deaths[reply.unit.number] += reply.in_hand
+        self._note = f"worker {reply.worker} was lost ({reply.lost})"
+        if self._losses > PATIENCE * DEPTH * max(1, len(self.pool)):
+            number, times = self._deaths.most_common(1)[0]
+            blame = f" ({times} of them while counting unit {number})" if times >= PATIENCE else ""
+            raise RunError(f"workers are lost again and again{blame}; the last one: {one_line(reply.lost)}")
+
+    def _failed(self, reply: Reply) -> None:
+        unit = reply.unit
+        self._failures[unit.number] += 1
+        self._note = f"unit {unit.number} failed on worker {reply.worker} ({reply.error})"
+        if self._failures[unit.number] >= PATIENCE:
+            images = np.unique(unit.spans["image"]).tolist()
+            which = f"unit {unit.number} (images {images[0]} to {images[-1]})"
+            raise RunError(f"{which} failed {PATIENCE} times: {one_line(reply.error)}")
 
     def _record(self, rows: np.ndarray) -> None:
         self.ledger.append(self.campaign.records(rows), self._seconds[rows])

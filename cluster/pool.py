@@ -1,6 +1,7 @@
 """Workers behind one interface: in this process, or as Ray actors."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,10 @@ DEPTH = 2
 """Units that may be with a worker at a time: one being counted, one waiting, so that it never idles."""
 
 
+LOOK_EVERY = 10.0
+"""Seconds between looks at how much room the cluster has, when the number of workers follows it."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """What became of a unit.
@@ -24,7 +29,8 @@ class Reply:
         worker: the worker that had it.
         tally: its counts; absent when it failed.
         error: what went wrong in the unit itself.
-        lost: what became of the worker, when it was lost; the unit is then not to blame.
+        lost: what became of the worker, when it was lost.
+        in_hand: whether a lost worker was counting this unit; the others only waited there.
     """
 
     unit: Unit
@@ -32,6 +38,7 @@ class Reply:
     tally: Tally | None = None
     error: str = ""
     lost: str = ""
+    in_hand: bool = False
 
 
 class Pool(Protocol):
@@ -77,35 +84,50 @@ class LocalPool:
 
 
 class RayPool:
-    """Ray actors. One that is lost is replaced; Ray places the new one wherever there is room.
+    """Ray actors. One that is lost is replaced, wherever Ray finds room; until it is ready it is not counted on.
 
     Args:
         assignment: put into the object store once; each node fetches it once.
-        workers: how many actors.
+        workers: how many actors; None follows the cluster, as many as it has room for at any time.
         cpus, gpus: resources of each; a fraction of a GPU puts several actors on one.
     """
 
-    def __init__(self, assignment: Assignment, workers: int, *, cpus: float = 1, gpus: float = 0) -> None:
+    def __init__(self, assignment: Assignment, workers: int | None, *, cpus: float = 1, gpus: float = 0) -> None:
         import ray
 
         self._ray = ray
         self._assignment = ray.put(assignment)
-        self._actor = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(Worker)
+        self._batch = assignment.batch
+        self._actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(Worker)
+        self._wants = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+        self._workers = workers
         self._actors: dict[int, Any] = {}
+        self._starting: dict[Any, int] = {}
         self._pending: dict[Any, tuple[int, Unit]] = {}
         self._started = 0
-        for _ in range(workers):
-            self._start()
+        self._looked = float("-inf")
+        self._fill()
 
-    def _start(self) -> None:
-        self._actors[self._started] = self._actor.remote(self._assignment)
-        self._started += 1
+    def room(self) -> int:
+        """How many workers the cluster has room for, were it empty."""
+        have = self._ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return min((int(have.get(name, 0) / amount) for name, amount in self._wants.items()), default=1)
+
+    def _fill(self) -> None:
+        """Start actors until there are as many as there should be."""
+        self._looked = time.monotonic()
+        target = self.room() if self._workers is None else self._workers
+        for _ in range(target - len(self._actors)):
+            actor = self._actors[self._started] = self._actor.remote(self._assignment, self._batch)
+            self._starting[actor.ready.remote()] = self._started
+            self._started += 1
 
     def __len__(self) -> int:
-        return len(self._actors)
+        return len(self._actors) - len(self._starting)
 
     def free(self) -> list[int]:
-        load = dict.fromkeys(self._actors, 0)
+        starting = set(self._starting.values())
+        load = {worker: 0 for worker in self._actors if worker not in starting}
         for worker, _ in self._pending.values():
             load[worker] += 1
         return [worker for busy in range(DEPTH) for worker in load if load[worker] <= busy]
@@ -114,17 +136,34 @@ class RayPool:
         self._pending[self._actors[worker].count.remote(unit)] = (worker, unit)
 
     def wait(self, seconds: float) -> list[Reply]:
-        if not self._pending:
+        if self._workers is None and time.monotonic() - self._looked >= LOOK_EVERY:
+            self._fill()
+        waiting = [*self._pending, *self._starting]
+        if not waiting:
+            time.sleep(seconds)
+            self._fill()
             return []
-        waiting = list(self._pending)
         ready, _ = self._ray.wait(waiting, num_returns=1, timeout=seconds)
         if ready and len(waiting) > 1:
             ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
         replies: list[Reply] = []
         for ref in ready:
-            if ref in self._pending:  # a lost worker takes all of its units along
+            if ref in self._starting:
+                self._greet(ref)
+            elif ref in self._pending:  # a lost worker takes all of its units along
                 replies += self._reply(ref)
         return replies
+
+    def _greet(self, ref: Any) -> None:
+        """A worker is ready, or will never be."""
+        worker = self._starting.pop(ref)
+        try:
+            self._ray.get(ref)
+        except self._ray.exceptions.RayError as error:
+            if getattr(error, "actor_init_failed", False):
+                raise RunError(f"a worker cannot start: {one_line(str(error).strip().splitlines()[-1])}") from None
+            for _ in self._lose(worker, error):
+                raise AssertionError("a worker had a unit before it was ready") from None
 
     def _reply(self, ref: Any) -> Iterator[Reply]:
         worker, unit = self._pending[ref]
@@ -133,10 +172,6 @@ class RayPool:
         except self._ray.exceptions.RayTaskError as error:
             del self._pending[ref]
             yield Reply(unit, worker, error=f"{type(error.cause).__name__}: {one_line(error.cause)}")
-        except self._ray.exceptions.RayActorError as error:
-            if getattr(error, "actor_init_failed", False):
-                raise RunError(f"a worker cannot start: {one_line(str(error).strip().splitlines()[-1])}") from None
-            yield from self._lose(worker, error)
         except self._ray.exceptions.RayError as error:  # actor or node died, object lost, memory monitor
             yield from self._lose(worker, error)
         else:
@@ -144,12 +179,18 @@ class RayPool:
             yield Reply(unit, worker, tally=tally)
 
     def _lose(self, worker: int, error: Exception) -> Iterator[Reply]:
-        """Give up a worker with all of its units, and start another in its place."""
+        """Give up a worker with all of its units, the one in hand first, and start another in its place."""
+        cause = f"{type(error).__name__}: {one_line(error)}"
+        if isinstance(error, self._ray.exceptions.OutOfMemoryError):
+            self._batch = max(1, self._batch // 2)
+            cause += f"; new workers take batches of {self._batch}"
+        in_hand = True
         for other, (owner, lost) in list(self._pending.items()):
             if owner == worker:
                 del self._pending[other]
-                yield Reply(lost, worker, lost=f"{type(error).__name__}: {one_line(error)}")
+                yield Reply(lost, worker, lost=cause, in_hand=in_hand)
+                in_hand = False
         with contextlib.suppress(Exception):
             self._ray.kill(self._actors[worker])
         del self._actors[worker]
-        self._start()
+        self._fill()

@@ -92,4 +92,4 @@ def open_pool(
         if (workers or 1) > room:
             have_text = ", ".join(f"{have.get(name, 0):g} {name}" for name in wants)
             raise InputError(f"room for {room} workers only: each wants {wants}, the cluster has {have_text}")
-        yield RayPool(assignment, workers or room, cpus=cpus, gpus=gpus)
+        yield RayPool(assignment, workers, cpus=cpus, gpus=gpus)

@@ -51,9 +51,14 @@ class Tally:
 
 
 class Worker:
-    """Counts units, one after the other, on one device."""
+    """Counts units, one after the other, on one device.
 
-    def __init__(self, assignment: Assignment) -> None:
+    Args:
+        assignment: what to count with.
+        batch: another micro-batch than the assignment's, after memory ran out.
+    """
+
+    def __init__(self, assignment: Assignment, batch: int | None = None) -> None:
         if assignment.threads:
             torch.set_num_threads(assignment.threads)
         model = unpack(assignment.spec, assignment.weights)
@@ -64,9 +69,12 @@ class Worker:
             n_classes=assignment.spec.n_classes,
             device=pick(assignment.device),
             precision=assignment.precision,
-            batch=assignment.batch,
+            batch=batch or assignment.batch,
             compiled=assignment.compiled,
         )
+
+    def ready(self) -> None:
+        """Answers when this worker can count."""
 
     def count(self, unit: Unit) -> Tally:
         """Votes of a unit. Out of memory, it goes on with half the micro-batch: counts do not depend on it."""
@@ -75,8 +83,13 @@ class Worker:
             try:
                 counts = self._voter.count(unit)
                 return Tally(counts, time.perf_counter() - started, self._voter.batch)
-            except torch.OutOfMemoryError:
-                if self._voter.batch == 1:
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if self._voter.batch == 1 or not _out_of_memory(error):
                     raise
                 self._voter.resize(self._voter.batch // 2)
                 torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """On a CPU, torch's allocator raises a RuntimeError that only its text tells apart."""
+    return not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError) or "memory" in str(error)

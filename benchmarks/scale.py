@@ -1,0 +1,194 @@
+"""The driver at scale, on simulated workers: how much of the workers' time is used, and what the driver itself costs.
+
+The real driver, campaign and ledger run on a pool whose workers exist only in time: a unit takes its draws divided by
+its worker's speed. The driver's own work is measured on this machine and added to the simulated clock, so that a driver
+that cannot keep up leaves its workers idle here as it would there. Workers differ in speed, straggle, and die; a dead
+one is replaced after a while. Votes are binomial at fixed probabilities.
+"""
+
+import heapq
+import json
+import resource
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+from scipy.special import ndtr
+from tabulate import tabulate
+
+from benchmarks.measuring import machine
+from cluster.driver import Driver
+from cluster.ledger import Ledger
+from cluster.pool import DEPTH, Reply
+from cluster.worker import Tally
+from ebsc.budgets import Budget, Fixed, Sequential
+from ebsc.campaign import Campaign, Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Simulate certifications with more and more workers.
+
+    Attributes:
+        workers: numbers of workers to simulate.
+        images: images to certify.
+        n: draws that estimate, at most.
+        budget: fixed or sequential, over radii 0, 0.25, ..., 4 at sigma 1.
+        speed: draws per second of a worker.
+        spread: standard deviation of the log of the workers' speeds.
+        straggling: share of units that take ten times as long.
+        mean_life: seconds between deaths of one worker, on average; 0 for never.
+        rebirth: seconds until a dead worker is replaced.
+        latency: seconds from the end of a unit to the driver.
+        out: where the JSON goes.
+    """
+
+    workers: tuple[int, ...] = (1, 8, 64, 512, 1024, 4096)
+    images: int = 10_000
+    n: int = 100_000
+    budget: Literal["fixed", "sequential"] = "sequential"
+    speed: float = 5_000.0
+    spread: float = 0.1
+    straggling: float = 0.001
+    mean_life: float = 36_000.0
+    rebirth: float = 20.0
+    latency: float = 0.002
+    out: Path = Path(__file__).parent / "results" / "scale.json"
+
+    def run(self) -> None:
+        rows = [self._simulate(workers) for workers in self.workers]
+        print(tabulate(rows, headers="keys", floatfmt=".4g", intfmt=","))
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.out.write_text(json.dumps({"machine": machine(), "scale": rows}, indent=2) + "\n")
+
+    def _simulate(self, workers: int) -> dict:
+        rng = np.random.default_rng(0)
+        budget: Budget = Fixed(n=self.n)
+        if self.budget == "sequential":
+            budget = Sequential(n=self.n, radii=tuple(np.arange(0, 4.01, 0.25)))
+        campaign = Campaign(np.zeros(self.images, dtype=np.int64), 10, 1.0, budget=budget)
+        pool = SimulatedPool(self, workers, ndtr(rng.normal(1.5, 1.0, self.images)), rng)
+        with tempfile.TemporaryDirectory() as folder, Ledger(folder, {"question": {}}) as ledger:
+            driver = Driver(campaign, pool, ledger, clock=lambda: pool.now)
+            pool.resume()
+            driver.run()
+            pool.pause()
+        return {
+            "workers": workers,
+            "draws": campaign.draws,
+            "units": pool.answered,
+            "wall, s": pool.now,
+            "efficiency, %": 100 * pool.useful / (workers * pool.now),
+            "driver, % of wall": 100 * pool.driver / pool.now,
+            "driver per unit, ms": 1000 * pool.driver / pool.answered,
+            "deaths": pool.deaths,
+            "resent": driver.resent,
+            "peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+
+
+@dataclass
+class Worker:
+    """A simulated worker: when it is free, and what it has."""
+
+    speed: float
+    dies: float
+    free: float = 0.0
+    units: list[int] = field(default_factory=list)
+
+
+class SimulatedPool:
+    """Workers in simulated time; see the module's docstring. Stands where :class:`cluster.pool.RayPool` does."""
+
+    def __init__(self, options: Benchmark, workers: int, share: np.ndarray, rng: np.random.Generator) -> None:
+        self.options = options
+        self.share = share
+        self.rng = rng
+        self.now = self.driver = self.useful = 0.0
+        self.answered = self.deaths = 0
+        self.workers: dict[int, Worker] = {}
+        self.events: list[tuple[float, int, str, int]] = []
+        self.units: dict[int, tuple[Unit, float]] = {}
+        self.counted: set[int] = set()
+        self.births = self.sent = 0
+        self.since: float | None = None
+        for _ in range(workers):
+            self.hire()
+
+    # the driver's own work runs while nothing of the pool does
+    def resume(self) -> None:
+        self.since = time.perf_counter()
+
+    def pause(self) -> None:
+        if self.since is not None:
+            spent = time.perf_counter() - self.since
+            self.driver += spent
+            self.now += spent
+            self.since = None
+
+    def hire(self) -> None:
+        life = self.rng.exponential(self.options.mean_life) if self.options.mean_life else float("inf")
+        speed = self.options.speed * float(np.exp(self.rng.normal(0, self.options.spread)))
+        self.workers[self.births] = Worker(speed, self.now + life, self.now)
+        heapq.heappush(self.events, (self.now + life, self.births, "death", self.births))
+        self.births += 1
+
+    def __len__(self) -> int:
+        return len(self.workers)
+
+    def free(self) -> list[int]:
+        return [n for busy in range(DEPTH) for n, worker in self.workers.items() if len(worker.units) <= busy]
+
+    def send(self, worker: int, unit: Unit) -> None:
+        self.pause()
+        who = self.workers[worker]
+        slow = 10.0 if self.rng.random() < self.options.straggling else 1.0
+        seconds = unit.draws / who.speed * slow
+        who.free = max(who.free, self.now + self.options.latency) + seconds
+        self.sent += 1
+        who.units.append(self.sent)
+        self.units[self.sent] = (unit, seconds)
+        heapq.heappush(self.events, (who.free + self.options.latency, self.sent, "answer", worker))
+        self.resume()
+
+    def wait(self, seconds: float) -> list[Reply]:
+        self.pause()
+        replies: list[Reply] = []
+        if self.events:
+            # never later than the driver wants to be woken, and all that has come by then
+            self.now = max(self.now, min(self.events[0][0], self.now + seconds))
+        while self.events and self.events[0][0] <= self.now:
+            _, number, kind, worker = heapq.heappop(self.events)
+            if kind == "birth":
+                self.hire()
+            elif worker in self.workers:
+                replies += self.die(worker) if kind == "death" else [self.answer(worker, number)]
+        self.resume()
+        return replies
+
+    def die(self, worker: int) -> list[Reply]:
+        self.deaths += 1
+        heapq.heappush(self.events, (self.now + self.options.rebirth, -self.deaths, "birth", -1))
+        lost = self.workers.pop(worker).units
+        return [Reply(self.units.pop(sent)[0], worker, lost="killed", in_hand=not n) for n, sent in enumerate(lost)]
+
+    def answer(self, worker: int, sent: int) -> Reply:
+        self.workers[worker].units.remove(sent)
+        unit, seconds = self.units.pop(sent)
+        self.answered += 1
+        if unit.number not in self.counted:
+            self.counted.add(unit.number)
+            self.useful += unit.draws / self.workers[worker].speed
+        draws = unit.spans["stop"] - unit.spans["start"]
+        counts = np.zeros((len(draws), 10), dtype=np.int64)
+        counts[:, 0] = np.random.default_rng(unit.number).binomial(draws, self.share[unit.spans["row"]])
+        counts[:, 1] = draws - counts[:, 0]
+        return Reply(unit, worker, tally=Tally(counts, seconds, 256))
+
+
+if __name__ == "__main__":
+    tyro.cli(Benchmark).run()
