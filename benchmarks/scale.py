@@ -23,7 +23,7 @@ from tabulate import tabulate
 from benchmarks.measuring import machine
 from cluster.driver import Driver
 from cluster.ledger import Ledger
-from cluster.pool import DEPTH, Reply
+from cluster.pool import Load, Reply
 from cluster.worker import Tally
 from ebsc.budgets import Budget, Fixed, Sequential
 from ebsc.campaign import Campaign, Unit
@@ -111,6 +111,7 @@ class SimulatedPool:
         self.now = self.driver = self.useful = 0.0
         self.answered = self.deaths = 0
         self.workers: dict[int, Worker] = {}
+        self.load = Load()
         self.events: list[tuple[float, int, str, int]] = []
         self.units: dict[int, tuple[Unit, float]] = {}
         self.counted: set[int] = set()
@@ -134,6 +135,7 @@ class SimulatedPool:
         life = self.rng.exponential(self.options.mean_life) if self.options.mean_life else float("inf")
         speed = self.options.speed * float(np.exp(self.rng.normal(0, self.options.spread)))
         self.workers[self.births] = Worker(speed, self.now + life, self.now)
+        self.load.add(self.births, 0)
         heapq.heappush(self.events, (self.now + life, self.births, "death", self.births))
         self.births += 1
 
@@ -141,7 +143,7 @@ class SimulatedPool:
         return len(self.workers)
 
     def free(self) -> list[int]:
-        return [n for busy in range(DEPTH) for n, worker in self.workers.items() if len(worker.units) <= busy]
+        return self.load.free()
 
     def send(self, worker: int, unit: Unit) -> None:
         self.pause()
@@ -151,16 +153,17 @@ class SimulatedPool:
         who.free = max(who.free, self.now + self.options.latency) + seconds
         self.sent += 1
         who.units.append(self.sent)
+        self.load.add(worker, 1)
         self.units[self.sent] = (unit, seconds)
         heapq.heappush(self.events, (who.free + self.options.latency, self.sent, "answer", worker))
         self.resume()
 
-    def wait(self, seconds: float) -> list[Reply]:
+    def wait(self, seconds: float, settle: float) -> list[Reply]:
         self.pause()
         replies: list[Reply] = []
         if self.events:
             # never later than the driver wants to be woken, and all that has come by then
-            self.now = max(self.now, min(self.events[0][0], self.now + seconds))
+            self.now = max(self.now, min(self.events[0][0], self.now + seconds)) + settle
         while self.events and self.events[0][0] <= self.now:
             _, number, kind, worker = heapq.heappop(self.events)
             if kind == "birth":
@@ -173,11 +176,13 @@ class SimulatedPool:
     def die(self, worker: int) -> list[Reply]:
         self.deaths += 1
         heapq.heappush(self.events, (self.now + self.options.rebirth, -self.deaths, "birth", -1))
+        self.load.remove(worker)
         lost = self.workers.pop(worker).units
         return [Reply(self.units.pop(sent)[0], worker, lost="killed", in_hand=not n) for n, sent in enumerate(lost)]
 
     def answer(self, worker: int, sent: int) -> Reply:
         self.workers[worker].units.remove(sent)
+        self.load.add(worker, -1)
         unit, seconds = self.units.pop(sent)
         self.answered += 1
         if unit.number not in self.counted:

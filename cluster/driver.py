@@ -14,7 +14,7 @@ from ebsc.errors import RunError, one_line
 
 __all__ = ["Driver", "Status"]
 
-UNIT_SECONDS = 2.0
+UNIT_SECONDS = 4.0
 """What a unit should take on its worker: long against a round trip, short against a run."""
 
 FIRST_UNIT = 1024
@@ -22,6 +22,9 @@ FIRST_UNIT = 1024
 
 ESTIMATE_EVERY = 5.0
 """Seconds between estimates of the draws to come, which cost some tens of milliseconds."""
+
+LONGEST_ROUND, ROUND_PER_WORKER = 0.1, 1e-4
+"""Seconds in which the driver collects replies before it acts on them: at most, and for each worker."""
 
 STRAGGLER = 3.0
 """An idle worker with nothing else to do takes over a unit that is out for this many times what it would need."""
@@ -110,12 +113,17 @@ class Driver:
         begun, drawn, reported = self._clock(), self.campaign.draws, 0.0
         while not self.campaign.done:
             self._send()
-            finished = [self._receive(reply) for reply in self.pool.wait(1.0)]
-            self._record(np.concatenate([np.zeros(0, dtype=np.int64), *finished]))
+            counted = [counted for reply in self.pool.wait(1.0, self._settle) if (counted := self._receive(reply))]
+            self._record(self.campaign.merge_all(counted))
             now = self._clock()
             if now - reported >= 1.0 or self.campaign.done:
                 self.report(self._status((self.campaign.draws - drawn) / max(now - begun, 1e-9)))
                 reported = now
+
+    @property
+    def _settle(self) -> float:
+        """Many workers are served in rounds, so that the work of a round is vectorised; each has a unit waiting."""
+        return min(LONGEST_ROUND, ROUND_PER_WORKER * len(self.pool))
 
     def _status(self, rate: float) -> Status:
         campaign = self.campaign
@@ -157,9 +165,8 @@ class Driver:
         self._note = f"unit {oldest.unit.number} is slow on worker {min(oldest.workers)}: worker {worker} counts it too"
         return oldest.unit
 
-    def _receive(self, reply: Reply) -> np.ndarray:
-        """Merge the counts of a unit, or put it up to be sent again; returns the rows that finished a look."""
-        nothing = np.zeros(0, dtype=np.int64)
+    def _receive(self, reply: Reply) -> tuple[Unit, np.ndarray] | None:
+        """A unit and its counts, to be merged; or None, and the unit is put up to be sent again if nobody has it."""
         unit, flight = reply.unit, self._out.get(reply.unit.number)
         if reply.tally:
             self._losses = 0
@@ -168,11 +175,11 @@ class Driver:
             self._batch[reply.worker] = reply.tally.batch
             self._speed[reply.worker] = unit.draws / max(reply.tally.seconds, 1e-3)
             if flight is None:
-                return nothing  # another worker was first with these same counts
+                return None  # another worker was first with these same counts
             del self._out[unit.number]
             share = (unit.spans["stop"] - unit.spans["start"]) * (reply.tally.seconds / unit.draws)
             np.add.at(self._seconds, unit.spans["row"], share)
-            return self.campaign.merge(unit, reply.tally.counts)
+            return unit, reply.tally.counts
         if reply.lost:
             self._lost(reply)
         else:
@@ -183,7 +190,7 @@ class Driver:
                 del self._out[unit.number]
                 self._again.append(unit)
                 self.resent += 1
-        return nothing
+        return None
 
     def _lost(self, reply: Reply) -> None:
         self._losses += 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ __all__ = ["Ledger"]
 
 Record = dict[str, Any]
 
+SYNC_EVERY = 1.0
+"""Seconds between writes that wait for the disk."""
+
 _BEGIN = b'{"image": '
 """How every line of a ledger begins, so that a torn line is told from somebody else's file."""
 
@@ -22,8 +26,9 @@ class Ledger:
     """A run folder, held by one driver at a time.
 
     Opening creates the folder, or continues a run of the same configuration. One line of the ledger is one finished
-    look of one image; every :meth:`append` reaches the disk before it returns. A last line that a crash tore is
-    dropped.
+    look of one image. What :meth:`append` wrote survives the end of this process, however it ends, and within
+    :data:`SYNC_EVERY` that of this machine: a look that is lost is counted again, to the same counts. A last line that
+    a crash tore is dropped.
 
     Args:
         folder: the run folder.
@@ -38,6 +43,7 @@ class Ledger:
     def __init__(self, folder: str | Path, config: dict[str, Any]) -> None:
         self.folder = Path(folder)
         self._path = self.folder / "ledger.jsonl"
+        self._synced = 0.0
         self._held = RunFolder(folder, config, "ledger.jsonl")
         try:
             self.records, self._whole = self._read()
@@ -49,7 +55,10 @@ class Ledger:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._held.release()
+        try:
+            self._sync(0.0)
+        finally:
+            self._held.release()
 
     def append(self, records: list[Record], seconds: np.ndarray) -> None:
         """Record finished looks, with the worker seconds that each took."""
@@ -60,9 +69,16 @@ class Ledger:
             file.truncate(self._whole)
             file.write("".join(json.dumps(record) + "\n" for record in timed).encode())
             file.flush()
-            os.fsync(file.fileno())
             self._whole = file.tell()
         self.records += timed
+        self._sync(SYNC_EVERY)
+
+    def _sync(self, every: float) -> None:
+        """To the disk, which takes milliseconds: not for every look."""
+        if self.records and time.monotonic() - self._synced >= every:
+            with self._path.open("ab") as file:
+                os.fsync(file.fileno())
+            self._synced = time.monotonic()
 
     def _read(self) -> tuple[list[Record], int]:
         """The records, and the length of the file without a torn last line, which the first append cuts off."""

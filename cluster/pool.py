@@ -10,7 +10,7 @@ from cluster.worker import Assignment, Tally, Worker
 from ebsc.campaign import Unit
 from ebsc.errors import RunError, one_line
 
-__all__ = ["DEPTH", "LocalPool", "Pool", "RayPool", "Reply"]
+__all__ = ["DEPTH", "Load", "LocalPool", "Pool", "RayPool", "Reply"]
 
 DEPTH = 2
 """Units that may be with a worker at a time: one being counted, one waiting, so that it never idles."""
@@ -53,8 +53,37 @@ class Pool(Protocol):
     def send(self, worker: int, unit: Unit) -> None:
         """Hand a unit to a worker; returns at once."""
 
-    def wait(self, seconds: float) -> list[Reply]:
-        """Replies that have come; waits for the first at most ``seconds``."""
+    def wait(self, seconds: float, settle: float = 0.0) -> list[Reply]:
+        """Replies that have come; waits for the first at most ``seconds``, and ``settle`` for more."""
+
+
+class Load:
+    """How many units each worker has; knows the free ones without asking all."""
+
+    def __init__(self) -> None:
+        self._levels: list[dict[int, None]] = [{} for _ in range(DEPTH + 1)]
+        self._busy: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._busy)
+
+    def __contains__(self, worker: int) -> bool:
+        return worker in self._busy
+
+    def add(self, worker: int, units: int) -> None:
+        """A worker has so many more units, or less; one that is new has none."""
+        before = self._busy.get(worker, 0)
+        self._levels[before].pop(worker, None)
+        self._busy[worker] = before + units
+        self._levels[before + units][worker] = None
+
+    def remove(self, worker: int) -> None:
+        """Forget a worker."""
+        self._levels[self._busy.pop(worker)].pop(worker)
+
+    def free(self) -> list[int]:
+        """See :meth:`Pool.free`."""
+        return [worker for busy in range(DEPTH) for level in self._levels[: busy + 1] for worker in level]
 
 
 class LocalPool:
@@ -73,7 +102,7 @@ class LocalPool:
     def send(self, worker: int, unit: Unit) -> None:
         self._unit = unit
 
-    def wait(self, seconds: float) -> list[Reply]:
+    def wait(self, seconds: float, settle: float = 0.0) -> list[Reply]:
         if self._unit is None:
             return []
         unit, self._unit = self._unit, None
@@ -103,6 +132,7 @@ class RayPool:
         self._workers = workers
         self._actors: dict[int, Any] = {}
         self._starting: dict[Any, int] = {}
+        self._load = Load()
         self._pending: dict[Any, tuple[int, Unit]] = {}
         self._started = 0
         self._looked = float("-inf")
@@ -123,19 +153,16 @@ class RayPool:
             self._started += 1
 
     def __len__(self) -> int:
-        return len(self._actors) - len(self._starting)
+        return len(self._load)
 
     def free(self) -> list[int]:
-        starting = set(self._starting.values())
-        load = {worker: 0 for worker in self._actors if worker not in starting}
-        for worker, _ in self._pending.values():
-            load[worker] += 1
-        return [worker for busy in range(DEPTH) for worker in load if load[worker] <= busy]
+        return self._load.free()
 
     def send(self, worker: int, unit: Unit) -> None:
+        self._load.add(worker, 1)
         self._pending[self._actors[worker].count.remote(unit)] = (worker, unit)
 
-    def wait(self, seconds: float) -> list[Reply]:
+    def wait(self, seconds: float, settle: float = 0.0) -> list[Reply]:
         if self._workers is None and time.monotonic() - self._looked >= LOOK_EVERY:
             self._fill()
         waiting = [*self._pending, *self._starting]
@@ -145,6 +172,7 @@ class RayPool:
             return []
         ready, _ = self._ray.wait(waiting, num_returns=1, timeout=seconds)
         if ready and len(waiting) > 1:
+            time.sleep(settle)
             ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
         replies: list[Reply] = []
         for ref in ready:
@@ -162,8 +190,9 @@ class RayPool:
         except self._ray.exceptions.RayError as error:
             if getattr(error, "actor_init_failed", False):
                 raise RunError(f"a worker cannot start: {one_line(str(error).strip().splitlines()[-1])}") from None
-            for _ in self._lose(worker, error):
-                raise AssertionError("a worker had a unit before it was ready") from None
+            self._drop(worker)
+        else:
+            self._load.add(worker, 0)
 
     def _reply(self, ref: Any) -> Iterator[Reply]:
         worker, unit = self._pending[ref]
@@ -171,11 +200,13 @@ class RayPool:
             tally = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
             del self._pending[ref]
+            self._load.add(worker, -1)
             yield Reply(unit, worker, error=f"{type(error.cause).__name__}: {one_line(error.cause)}")
         except self._ray.exceptions.RayError as error:  # actor or node died, object lost, memory monitor
             yield from self._lose(worker, error)
         else:
             del self._pending[ref]
+            self._load.add(worker, -1)
             yield Reply(unit, worker, tally=tally)
 
     def _lose(self, worker: int, error: Exception) -> Iterator[Reply]:
@@ -190,6 +221,10 @@ class RayPool:
                 del self._pending[other]
                 yield Reply(lost, worker, lost=cause, in_hand=in_hand)
                 in_hand = False
+        self._load.remove(worker)
+        self._drop(worker)
+
+    def _drop(self, worker: int) -> None:
         with contextlib.suppress(Exception):
             self._ray.kill(self._actors[worker])
         del self._actors[worker]

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float64, Shaped
 from scipy import stats
-from scipy.special import ndtr, ndtri
+from scipy.special import betainccinv, betaincinv, ndtr, ndtri
 
 __all__ = [
     "clopper_pearson_lower",
@@ -29,7 +29,7 @@ def clopper_pearson_lower(
     """
     k, n = np.asarray(successes, dtype=np.float64), np.asarray(draws, dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        return np.where(k > 0, stats.beta.ppf(alpha, k, n - k + 1), 0.0)
+        return np.where(k > 0, betaincinv(k, n - k + 1, alpha), 0.0)
 
 
 def clopper_pearson_upper(
@@ -42,7 +42,7 @@ def clopper_pearson_upper(
     """
     k, n = np.asarray(successes, dtype=np.float64), np.asarray(draws, dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        return np.where(k < n, stats.beta.isf(alpha, k + 1, n - k), 1.0)
+        return np.where(k < n, betainccinv(k + 1, n - k, alpha), 1.0)
 
 
 def radius(p_lower: Shaped[np.ndarray, "*shape"] | float, sigma: float) -> Float64[np.ndarray, "*shape"]:

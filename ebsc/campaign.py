@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class Unit:
     seed: int
     spans: np.ndarray
 
-    @property
+    @cached_property
     def draws(self) -> int:
         """Number of draws."""
         return int((self.spans["stop"] - self.spans["start"]).sum())
@@ -180,19 +181,33 @@ class Campaign:
         Raises:
             ValueError: the unit is not out, or the counts are not those of its draws.
         """
-        if unit.number not in self._out:
-            raise ValueError(f"unit {unit.number} is not out: it was merged before, or belongs to another campaign")
-        spans = self._out[unit.number].spans
-        draws = spans["stop"] - spans["start"]
+        return self.merge_all([(unit, counts)])
+
+    def merge_all(self, counted: Sequence[tuple[Unit, np.ndarray]]) -> Int64[np.ndarray, " row"]:
+        """Add the counts of several units at once, all or none; see :meth:`merge`."""
+        if not counted:
+            return np.zeros(0, dtype=np.int64)
         n_classes = self.counts[Stream.SELECT].shape[1]
-        if counts.shape != (len(spans), n_classes) or (counts < 0).any() or (counts.sum(1) != draws).any():
-            raise ValueError(f"unit {unit.number}: counts do not add up to its draws")
-        del self._out[unit.number]
+        numbers = [unit.number for unit, _ in counted]
+        for (unit, counts), number in zip(counted, numbers, strict=True):
+            if number not in self._out or numbers.count(number) > 1:
+                raise ValueError(f"unit {number} is not out: it was merged before, or belongs to another campaign")
+            if counts.shape != (len(unit.spans), n_classes):
+                raise ValueError(f"unit {number}: counts do not add up to its draws")
+        spans = np.concatenate([self._out[number].spans for number in numbers])
+        counts = np.concatenate([counts for _, counts in counted])
+        draws = spans["stop"] - spans["start"]
+        wrong = (counts < 0).any(1) | (counts.sum(1) != draws)
+        if wrong.any():
+            owner = np.repeat(numbers, [len(unit.spans) for unit, _ in counted])[wrong][0]
+            raise ValueError(f"unit {owner}: counts do not add up to its draws")
+        for number in numbers:
+            del self._out[number]
         for stream in Stream:
             mine = spans["stream"] == stream
             np.add.at(self.counts[stream], spans["row"][mine], counts[mine])
         np.subtract.at(self._waiting, spans["row"], draws)
-        self.draws += unit.draws
+        self.draws += int(draws.sum())
         touched = np.unique(spans["row"]).astype(np.int64)
         finished = touched[self._waiting[touched] == 0]
         self._advance(finished)
