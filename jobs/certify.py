@@ -1,5 +1,7 @@
 """``ebsc certify``: count votes on a test set and record what they certify."""
 
+import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -13,6 +15,8 @@ from cluster import certificates
 from cluster.allocation import Allocation, ray_across
 from cluster.driver import Driver, Status
 from cluster.ledger import Ledger
+from cluster.metrics import RayMetrics
+from cluster.pool import Pool, RayPool
 from cluster.session import open_pool
 from cluster.worker import Assignment
 from ebsc import data, model
@@ -22,14 +26,19 @@ from ebsc.campaign import Campaign, Outcome
 from ebsc.data import Dataset, Split
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
+from ebsc.files import write_whole
 from ebsc.model import ModelSpec
 from ebsc.votes import Precision
 from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.options import parse_images, parse_radii
-from jobs.progress import Reporter, duration
+from jobs.progress import Reporter
 from jobs.provenance import options, provenance
+from jobs.status import describe
 
 __all__ = ["Certify"]
+
+STATUS_EVERY = 2.0
+"""Seconds between looks that `ebsc status` can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +158,7 @@ class Certify:
                         address=self.address,
                     ) as pool,
                 ):
-                    Driver(campaign, pool, ledger, _show(reporter)).run()
+                    Driver(campaign, pool, ledger, _show(reporter, folder, pool)).run()
             seconds = Counter[int]()
             for record in ledger.records:
                 seconds[record["image"]] += record["seconds"]
@@ -219,19 +228,22 @@ class Certify:
         )
 
 
-def _show(reporter: Reporter) -> Callable[[Status], None]:
-    noted = ""
+def _show(reporter: Reporter, folder: Path, pool: Pool) -> Callable[[Status], None]:
+    """Progress for the terminal, for `ebsc status`, and for Ray's dashboard."""
+    gauges = RayMetrics(folder.name) if isinstance(pool, RayPool) else None
+    noted, written = "", float("-inf")
 
     def report(status: Status) -> None:
-        nonlocal noted
+        nonlocal noted, written
         if status.note != noted:
             noted = status.note
             reporter.say(noted)
-        text = (
-            f"{status.settled:,}/{status.images:,} images settled, {status.draws:,} draws, {status.rate:,.0f} draws/s"
-            f" on {status.workers} workers, {duration(status.seconds_left)} left"
-        )
-        reporter.show(status.settled, status.images, text)
+        reporter.show(status.settled, status.images, describe(status))
+        if gauges:
+            gauges(status)
+        if time.monotonic() - written >= STATUS_EVERY or status.settled == status.images:
+            written = time.monotonic()
+            write_whole(folder / "status.json", json.dumps({**asdict(status), "time": time.time()}).encode())
 
     return report
 

@@ -48,7 +48,8 @@ def main() -> None:
         from jobs.certify import Certify
         from jobs.demo import Demo
         from jobs.states import Jobs
+        from jobs.status import ShowStatus
         from jobs.tables import Table
         from jobs.train import Train
 
-        start({"train": Train, "certify": Certify, "table": Table, "jobs": Jobs, "demo": Demo})
+        start({"train": Train, "certify": Certify, "table": Table, "jobs": Jobs, "status": ShowStatus, "demo": Demo})

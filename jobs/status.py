@@ -1,0 +1,75 @@
+"""``ebsc status``: where one certification stands, while it runs and afterwards."""
+
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cluster.driver import Status
+from cluster.folder import read_config
+from ebsc.errors import InputError
+from jobs.progress import duration
+
+__all__ = ["ShowStatus", "describe"]
+
+
+def describe(status: Status) -> str:
+    """One line for people."""
+    return (
+        f"{status.settled:,}/{status.images:,} images settled, {status.draws:,} draws, {status.rate:,.0f} draws/s"
+        f" on {status.workers} workers, {duration(status.seconds_left)} left"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowStatus:
+    """Say where a certification stands: share done, rate, time left, workers, last fault.
+
+    Works on a run that goes on, on this host or another, on one that was stopped, and on a finished one.
+
+    Example: ebsc status runs/mnist-residual-linear-0.5-mnist-sequential-n100000
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder of `ebsc certify`."""
+
+    def run(self) -> None:
+        """Print it."""
+        folder = self.run_folder
+        read_config(folder)  # says that this is no run folder
+        print(f"{folder}: {_state(folder)}")
+        try:
+            found = json.loads((folder / "status.json").read_bytes())
+            seen = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.pop("time")))
+            status = Status(**found)
+        except FileNotFoundError:
+            print("nothing counted yet")
+            return
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{folder / 'status.json'} cannot be read: {error!r}") from error
+        print(f"{status.settled / status.images:.0%}: {describe(status)}")
+        print(f"{status.resent} units sent again; last fault: {status.note or 'none'}; as of {seen}")
+
+
+def _state(folder: Path) -> str:
+    if (folder / "certificates.parquet").exists():
+        return f"finished; show it with: ebsc table {folder}"
+    try:
+        who = json.loads((folder / "driver.json").read_bytes())
+        if who["host"] != platform.node():
+            return f"driven by process {who['pid']} on {who['host']} since {who['since']}, as far as this host can see"
+        os.kill(who["pid"], 0)
+        return f"running, process {who['pid']} since {who['since']}"
+    except (OSError, ValueError, KeyError):
+        return "stopped; the command that started it goes on from its ledger"
+
+
+if __name__ == "__main__":
+    from jobs.cli import start
+
+    start(ShowStatus)
