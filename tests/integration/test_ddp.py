@@ -50,12 +50,12 @@ def on_a_fixed_energy(schedule: Schedule) -> Trainer:
 
 
 def energy_alone(schedule: Schedule) -> Trainer:
-    """One of whose weights, the last bias of the scalar energy, gets no gradient."""
-    net = network("scalar")
+        net = network("scalar")
     net.classifier.requires_grad_(False)
     return Trainer(net, FORTY, training.denoising(net, 16), schedule)
 
 
+@contextmanager
 def float64():
     """Everything in float64, also where the code asks for floats."""
     torch.set_default_dtype(torch.float64)
