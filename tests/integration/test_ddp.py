@@ -50,7 +50,7 @@ def on_a_fixed_energy(schedule: Schedule) -> Trainer:
 
 
 def energy_alone(schedule: Schedule) -> Trainer:
-        net = network("scalar")
+    net = network("scalar")
     net.classifier.requires_grad_(False)
     return Trainer(net, FORTY, training.denoising(net, 16), schedule)
 
