@@ -14,7 +14,8 @@ Gradient = Callable[[Float[Tensor, "*shape"]], Float[Tensor, "*shape"]]
 
 def unit(direction: Float[Tensor, "*batch channel height width"]) -> Float[Tensor, "*batch channel height width"]:
     """The direction of each image at L2 length 1; zero stays zero."""
-    return direction / direction.flatten(-3).norm(dim=-1)[..., None, None, None].clamp(min=1e-12)
+    length = direction.flatten(-3).norm(dim=-1)[..., None, None, None]
+    return direction / torch.where(length > 0, length, 1)
 
 
 def project(

@@ -83,7 +83,7 @@ class ConvNet(nn.Module):
             nn.SiLU(),
         )
         cells = (height + self.pad[3]) // 4 * ((width_px + self.pad[1]) // 4)
-        self.head = nn.Linear(2 * width * cells, 1)
+        self.head = nn.Linear(2 * width * cells, 1, bias=False)  # a constant has no gradient
 
     def forward(self, y: Float[Tensor, "batch channel height width"]) -> Float[Tensor, " batch"]:
         x = nn.functional.pixel_unshuffle(nn.functional.pad(y, self.pad), 2)

@@ -5,12 +5,14 @@ Saremi & Srivastava 2020 (arXiv 2005.04504) when it attacks; without one, the cl
 
 Every function takes the votes (see :class:`Votes`), clean images ``x`` of shape (row, channel, height, width) in [0, 1]
 and labels of shape (row,), and returns the loss, a scalar, and the logits it was taken on, (draw, row, class). Formulas
-were read in the authors' own code; the defaults are those of their published MNIST logs at sigma 0.5.
+were read in the authors' own code; the defaults are those of their published MNIST logs at sigma 0.5, as far as
+these are known.
 """
 
 import inspect
 from collections.abc import Callable
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
@@ -121,8 +123,9 @@ def _each(logits: Logits, labels: Labels) -> Float[Tensor, "draw row"]:
 
 
 def _kl(target: Float[Tensor, "*row class"], logits: Float[Tensor, "*row class"]) -> Float[Tensor, "*row"]:
-    """KL(target || softmax(logits)), with 0 log 0 = 0."""
-    return (torch.special.xlogy(target, target) - target * log_softmax(logits, -1)).sum(-1)
+    """KL(target || softmax(logits)), with 0 log 0 = 0, where its gradient is finite too."""
+    log_target = target.clamp(min=torch.finfo(target.dtype).tiny).log()
+    return (target * (log_target - log_softmax(logits, -1))).sum(-1)
 
 
 def gaussian(votes: Votes, x: Images, labels: Labels) -> Result:
@@ -145,7 +148,8 @@ def stability(votes: Votes, x: Images, labels: Labels, *, weight: float = 2.0) -
 def smoothadv(votes: Votes, x: Images, labels: Labels, *, epsilon: float = 1.0, steps: int = 10) -> Result:
     """SmoothAdv: cross-entropy under noise at the point where PGD on the smoothed classifier ends.
 
-    Salman et al. 2019, arXiv 1906.04584. Steps of length 2 epsilon / steps; pixels stay in [0, 1].
+    Salman et al. 2019, arXiv 1906.04584. Steps of length 2 epsilon / steps; pixels stay in [0, 1]. Published MNIST
+    logs: epsilon 255/256.
     """
     epsilon *= votes.strength
     point = ascend(
@@ -241,8 +245,8 @@ def catrs(
 
     Jeong, Kim & Shin 2023, arXiv 2212.09000. With p the share of draws that vote for the label and K ~ Bin(m, p), at
     least 1: the K smallest cross-entropies, and where K = m, max_i KL(target || F(x + eps_i*)) with every eps_i*
-    within epsilon of eps_i, of its mean and size. The authors take the target from votes of a network trained before;
-    here it is the network's own mean output.
+    within epsilon of eps_i before it is given that one's mean and size again. The authors take the target from votes
+    of a network trained before; here it is the network's own mean output.
     """
     logits = votes(x)
     target = softmax(logits.detach(), 2).mean(0)
@@ -310,7 +314,8 @@ def learned(
     """
     if draws < 1 or ramp < 0 or denoising < 0:
         raise InputError("draws must be at least 1, ramp and the weight of denoising not negative")
-    function = partial(OBJECTIVES[name], **hyperparameters(name, options))
+    chosen = hyperparameters(name, options)
+    function = partial(OBJECTIVES[name], **chosen)
     network = Network(model, compiled=compiled)
 
     def loss(batch: Batch) -> dict[str, Tensor]:
@@ -337,13 +342,21 @@ def hyperparameters(name: str, options: dict[str, Any]) -> dict[str, Any]:
     if name not in OBJECTIVES:
         raise InputError(f"unknown objective {name!r}: choose one of {', '.join(OBJECTIVES)}")
     known = {
-        key: parameter.annotation
+        key: parameter
         for key, parameter in inspect.signature(OBJECTIVES[name]).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
+    chosen = {}
     for key, value in options.items():
         if key not in known:
             raise InputError(f"objective {name} has no {key!r}: it has {', '.join(known) or 'no hyperparameters'}")
-        if value < 0 or (known[key] is int and value != int(value)):
-            raise InputError(f"{key} of objective {name} must be a non-negative {known[key].__name__}, not {value}")
-    return {key: known[key](value) for key, value in options.items()}
+        kind = known[key].annotation
+        if not isfinite(value) or value < 0 or (kind is int and value != int(value)) or (key == "steps" and value < 1):
+            raise InputError(
+                f"{key} of objective {name} must be a finite {kind.__name__} of the right size, not {value}"
+            )
+        chosen[key] = kind(value)
+    whole = {key: parameter.default for key, parameter in known.items()} | chosen
+    if whole.get("mix_step", 0) > whole.get("steps", 0):
+        raise InputError(f"mix_step of objective {name} must not exceed its steps, {whole['steps']}")
+    return chosen

@@ -184,7 +184,8 @@ class Trainer:
     """Minimises an objective over a module's parameters, in place, a step at a time.
 
     Under ``torch.distributed`` each process takes its rows of every batch and the gradients are averaged: the same
-    training as in one process, but for the rounding of sums. Left after any step and restored from :meth:`state`, it
+    training as in one process, but for the rounding of sums, and for batch normalisation, which sees only a process's
+    own rows. Left after any step and restored from :meth:`state`, it
     ends with the weights of an undisturbed one, bit for bit.
 
     Args:
@@ -218,6 +219,7 @@ class Trainer:
         self._spread = spread
         self.step = 0
         self.whole = True
+        self._before: dict[str, Tensor] = {}
         self.schedule = schedule
         self.module = module
         self._device = torch.device(device)
@@ -243,6 +245,8 @@ class Trainer:
         """
         for group in self._optimizer.param_groups:
             group["lr"] = self.schedule.rate(self.step)
+        # batch normalisation changes its statistics half-way through a step
+        self._before = {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
         bfloat16 = self.schedule.precision == "bfloat16"
         # every phase compiles the same functions for other shapes, and DDP's own splitting does not know torch.func
         config = torch._dynamo.config.patch(recompile_limit=256, optimize_ddp=False)
@@ -262,6 +266,7 @@ class Trainer:
         self._optimizer.step()
         self.average.update_parameters(self.module)
         self.step += 1
+        self._before = {}
         self.whole = True
         images = self.step * self.schedule.batch
         return Step(self.step, self.schedule.steps, images, value.item(), {k: v.detach() for k, v in scalars.items()})
@@ -269,10 +274,11 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """All that the steps still to come depend on: weights, their average, the optimiser, the step.
 
-        Random numbers are not part of it, as they follow from the seed and the step.
+        Random numbers are not part of it, as they follow from the seed and the step. On a CPU it is a view of the live
+        weights. Called in the middle of a step (by a signal handler, while ``whole``), it is the state before it.
         """
         state = {"step": torch.tensor(self.step)}
-        state |= {f"module.{name}": value for name, value in self.module.state_dict().items()}
+        state |= {f"module.{name}": value for name, value in self.module.state_dict().items()} | self._before
         state |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for index, values in self._optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
@@ -291,6 +297,12 @@ class Trainer:
             optimizer["state"] = {
                 index: _below(state, f"optimizer.{index}") for index in range(len(self._weights)) if state["step"]
             }
+            for weight, moments in zip(self._weights, optimizer["state"].values(), strict=False):
+                if {moments["exp_avg"].shape, moments["exp_avg_sq"].shape} != {weight.shape}:
+                    raise ValueError("moments of other weights")
+            extra = {name for name in state if name.startswith(f"optimizer.{len(self._weights)}.")}
+            if extra:
+                raise ValueError("moments of more weights")
             self._optimizer.load_state_dict(optimizer)
             self.step = int(state["step"])
         except (KeyError, RuntimeError, ValueError) as error:

@@ -4,34 +4,37 @@ from functools import cache
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ebsc import data, model, training
 from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
 from ebsc.noise import BLOCK, perturb
-from ebsc.training import Schedule
+from ebsc.objectives import learned
+from ebsc.training import Batch, Randomness, Schedule, Trainer
 
 SIGMA = 0.5
 
 
-def untrained(kind: str = "residual", seed: int = 0, classifier: str = "linear") -> Ebsc:
+def untrained(kind: str = "residual", seed: int = 0, classifier: str = "linear", width: int = 16) -> Ebsc:
     torch.manual_seed(seed)
-    options = {"kind": kind} | ({"width": 16} if kind != "none" else {})
-    spec = ModelSpec(
-        sigma=SIGMA, shape=(1, 8, 8), n_classes=10, levels=16, denoiser=options, classifier={"kind": classifier}
+    options = {"kind": kind} | ({"width": width} if kind != "none" else {})
+    base = {"kind": classifier} | ({"width": 4} if classifier == "resnet" else {})
+    return model.build(
+        ModelSpec(sigma=SIGMA, shape=(1, 8, 8), n_classes=10, levels=16, denoiser=options, classifier=base)
     )
-    return model.build(spec)
 
 
 @cache
 def energy(kind: str, steps: int, seed: int = 0) -> tuple[nn.Module, list[training.Step]]:
-    denoiser, seen = untrained(kind).denoiser, []
+    net, seen = untrained(kind), []
     schedule = Schedule(steps=steps, learning_rate=1e-2, warmup=20, ema=0.98, seed=seed)
     digits = data.load("digits", "train")
-    training.fit(denoiser, digits, training.denoising(denoiser, SIGMA, 16), schedule, report=seen.append)
-    return denoiser, seen
+    training.fit(net.denoiser, digits, training.denoising(net, 16), schedule, report=seen.append)
+    return net.denoiser, seen
 
 
 def weights(module: nn.Module) -> list[np.ndarray]:
@@ -97,16 +100,217 @@ def test_every_image_is_seen_once_an_epoch():
     ten = data.Dataset(name="ten", split="train", images=images, labels=np.arange(10), levels=16, n_classes=10)
     seen, module = [], nn.Linear(1, 1)
 
-    def record(pixels, labels, generator):
-        assert (pixels.flatten() == labels).all()
-        seen.extend(labels.tolist())
-        return module(torch.zeros(1)).sum()
+    def record(batch):
+        assert (batch.images.flatten() == batch.labels).all()
+        seen.extend(batch.labels.tolist())
+        return {"loss": module(torch.zeros(1)).sum()}
 
     training.fit(module, ten, record, Schedule(steps=15, batch=4))
     assert len(seen) == 60
     epochs = [seen[start : start + 10] for start in range(0, 60, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len(set(map(tuple, epochs))) > 1
+
+
+def test_the_order_of_images_follows_from_the_seed():
+    def order(seed: int) -> list[int]:
+        seen, module = [], nn.Linear(1, 1)
+
+        def record(batch):
+            seen.extend(batch.images.flatten(1).double().mul(torch.arange(64)).sum(1).tolist())
+            return {"loss": module(torch.zeros(1)).sum()}
+
+        training.fit(module, FORTY, record, Schedule(steps=6, batch=16, seed=seed))
+        return seen
+
+    assert order(0) == order(0) != order(1)
+    assert sorted(order(0)[:40]) == sorted(order(1)[:40])
+
+
+def drawn(seed: int = 0, step: int = 7, rows: slice = slice(0, 12)) -> list[torch.Tensor]:
+    """One after the other, as an objective would."""
+    random = Randomness(seed, step, 12, rows, "cpu")
+    return [random.normal(3, 1, 2, 2), random.uniform(2), random.normal(1, 5), random.uniform(1)]
+
+
+@pytest.mark.parametrize("world", [2, 3, 4, 12])
+def test_random_numbers_are_the_same_however_a_batch_is_shared(world):
+    share = 12 // world
+    parts = [drawn(rows=slice(rank * share, (rank + 1) * share)) for rank in range(world)]
+    for whole, *pieces in zip(drawn(), *parts, strict=True):
+        assert torch.equal(torch.cat(pieces, 1), whole)
+
+
+def test_random_numbers_follow_from_the_seed_and_the_step_and_are_new_at_every_call():
+    first, again, *others = drawn(), drawn(), drawn(seed=1), drawn(step=8)
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    for other in others:
+        assert all((one != two).all() for one, two in zip(first, other, strict=True))
+    assert (first[0][0] != first[0][1]).all()
+    assert (first[1][0] != first[3][0]).all()
+
+
+def test_random_numbers_are_normal_and_uniform():
+    random = Randomness(0, 0, 1000, slice(0, 1000), "cpu")
+    z, u = random.normal(20, 1), random.uniform(20)
+    assert abs(z.mean()) < 0.03
+    assert z.std() == pytest.approx(1, abs=0.02)
+    assert 0 <= u.min() <= u.max() < 1
+    assert u.mean() == pytest.approx(0.5, abs=0.01)
+
+
+# -- that it can be left and gone on with ----------------------------------------------------------------------------
+
+FORTY = data.load("digits", "train").take(np.arange(40))
+SIX = Schedule(steps=6, batch=16, learning_rate=1e-2, warmup=2, ema=0.9)  # two and a half epochs
+
+
+def joint(seed: int) -> Trainer:
+    net = untrained(seed=seed, width=4)
+    attack = learned(net, "smoothadv", levels=16, draws=2, ramp=3, denoising=0.1, steps=2)
+    return Trainer(net, FORTY, attack, SIX)
+
+
+def normalised(seed: int) -> Trainer:
+    net = untrained("none", seed, "resnet")
+    return Trainer(net, FORTY, learned(net, "smoothmix", levels=16, draws=2, ramp=3, steps=2), SIX)
+
+
+def on_a_fixed_energy(seed: int) -> Trainer:
+    net = untrained(seed=0, width=4)
+    torch.manual_seed(seed)
+    net.classifier.map.reset_parameters()
+    net.denoiser.requires_grad_(False)
+    return Trainer(net, FORTY, learned(net, "catrs", levels=16, draws=2, steps=2), SIX)
+
+
+def energy_alone(seed: int) -> Trainer:
+    """One of whose weights, the last bias of the scalar energy, gets no gradient."""
+    net = untrained("scalar", seed, width=4)
+    net.classifier.requires_grad_(False)
+    return Trainer(net, FORTY, training.denoising(net, 16), SIX)
+
+
+def advanced(trainer: Trainer, steps: int) -> list[training.Step]:
+    return [trainer.advance() for _ in range(steps)]
+
+
+def copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state shares memory with the training that it is of."""
+    return {name: value.clone() for name, value in state.items()}
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+@pytest.mark.parametrize("make", [joint, normalised, on_a_fixed_energy, energy_alone])
+def test_left_after_any_step_it_ends_with_the_weights_of_an_undisturbed_training(make):
+    undisturbed = make(seed=0)
+    steps = advanced(undisturbed, 6)
+    assert undisturbed.done
+    end = copied(undisturbed.state())
+    undisturbed.finish()
+    for stop in (0, 1, 4):
+        left = make(seed=0)
+        advanced(left, stop)
+        file = safetensors.torch.save(left.state())
+        advanced(left, 6 - stop)  # what goes on must not reach into what was saved
+        resumed = make(seed=5)
+        resumed.restore(safetensors.torch.load(file))
+        assert resumed.step == stop
+        rest = advanced(resumed, 6 - stop)
+        assert [step.loss for step in rest] == [step.loss for step in steps[stop:]]
+        assert_equal(resumed.state(), end)
+        resumed.finish()
+        assert_equal(resumed.module.state_dict(), undisturbed.module.state_dict())
+
+
+def test_a_state_holds_weights_average_optimiser_and_step_and_nothing_of_it_stands_still():
+    trainer = joint(seed=0)
+    advanced(trainer, 2)
+    state = copied(trainer.state())
+    assert {name.split(".")[0] for name in state} == {"step", "module", "average", "optimizer"}
+    advanced(trainer, 1)
+    assert [name for name, value in trainer.state().items() if torch.equal(value, state[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (normalised, joint),
+        (energy_alone, joint),
+        (joint, normalised),
+        (joint, on_a_fixed_energy),
+        (on_a_fixed_energy, joint),
+    ],
+)
+def test_the_state_of_another_training_is_refused(theirs, ours):
+    other, trainer = theirs(seed=0), ours(seed=0)
+    advanced(other, 1)
+    with pytest.raises(InputError, match="this is the state of another training"):
+        trainer.restore(other.state())
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "step",
+        "module.classifier.map.bias",
+        "average.module.classifier.map.bias",
+        "average.n_averaged",
+        "optimizer.0.exp_avg",
+    ],
+)
+def test_a_state_that_lacks_something_is_refused(lost):
+    trainer = joint(seed=0)
+    advanced(trainer, 1)
+    state = trainer.state()
+    del state[lost]
+    with pytest.raises(InputError, match="this is the state of another training"):
+        joint(seed=0).restore(state)
+
+
+def test_while_the_weights_are_changed_the_step_is_not_whole():
+    trainer, seen = joint(seed=0), []
+    average = trainer.average.update_parameters
+    trainer.average.update_parameters = lambda module: (seen.append(("average", trainer.whole)), average(module))
+    hooks = [
+        register_optimizer_step_pre_hook(lambda *_: seen.append(("before", trainer.whole))),
+        register_optimizer_step_post_hook(lambda *_: seen.append(("after", trainer.whole))),
+    ]
+    try:
+        assert trainer.whole
+        advanced(trainer, 1)
+        assert trainer.whole
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen == [("before", False), ("after", False), ("average", False)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        joint,
+        normalised,
+    ],
+)
+def test_what_is_saved_at_any_moment_of_a_whole_step_is_the_state_before_it(make):
+    trainer = make(seed=0)
+    advanced(trainer, 1)
+    before, during = copied(trainer.state()), []
+
+    def save(*_):
+        if trainer.whole:
+            during.append(copied(trainer.state()))
+
+    for weight in trainer.module.parameters():
+        weight.register_hook(save)  # called in the middle of the backward pass
+    advanced(trainer, 1)
+    for state in during:
+        assert_equal(state, before)
 
 
 # -- formulas --------------------------------------------------------------------------------------------------------
@@ -121,12 +325,18 @@ def test_the_learning_rate_warms_up_and_decays_to_almost_nothing():
     assert 0 < rates[-1] < 1e-4
 
 
+def test_the_stepped_rate_falls_to_a_tenth_after_each_third():
+    schedule = Schedule(steps=90, decay="step", warmup=0, learning_rate=2.0)
+    rates = [schedule.rate(step) for step in range(90)]
+    np.testing.assert_allclose(rates, np.repeat([2.0, 0.2, 0.02], 30))
+
+
 def test_what_training_returns_is_the_moving_average_of_the_weights():
     module, seen = nn.Linear(3, 1), []
     digits = data.load("digits", "train")
 
-    def loss(images, labels, generator):
-        return (module(torch.randn(8, 3, generator=generator)) - 1).square().mean()
+    def loss(batch):
+        return {"loss": (module(batch.random.normal(1, 3)[0]) - 1).square().mean()}
 
     def report(step):
         seen.append(module.weight.detach().clone())
@@ -152,15 +362,27 @@ def test_the_average_holds_the_counters_of_batch_normalisation():
 def test_the_denoising_loss_is_the_mean_square_per_pixel():
     digits = data.load("digits", "train")
     images, labels = torch.from_numpy(digits.images[:BLOCK]), torch.from_numpy(digits.labels[:BLOCK])
-    z = torch.randn(images.shape, generator=torch.Generator().manual_seed(7))
+    first, second = (Randomness(7, 0, BLOCK, slice(0, BLOCK), "cpu") for _ in range(2))
+    z = first.normal(1, 1, 8, 8)[0]
     expected = (perturb(images, z, SIGMA, 16) * 0.5 - images / 16).square().mean()
 
     class Half(nn.Module):
         def forward(self, y):
             return 0.5 * y
 
-    loss = training.denoising(Half(), SIGMA, 16)(images, labels, torch.Generator().manual_seed(7))
-    torch.testing.assert_close(loss, expected)
+    scalars = training.denoising(Ebsc(Half(), nn.Identity(), SIGMA), 16)(Batch(images, labels, 0, second))
+    assert scalars.keys() == {"loss"}
+    torch.testing.assert_close(scalars["loss"], expected)
+
+
+def test_classification_is_cross_entropy_on_clean_images():
+    net, digits = untrained("none"), data.load("digits", "train")
+    images, labels = torch.from_numpy(digits.images[:50]), torch.from_numpy(digits.labels[:50])
+    batch = Batch(images, labels, 0, Randomness(0, 0, 50, slice(0, 50), "cpu"))
+    scalars = training.classification(net.classifier, 16)(batch)
+    outputs = net.classifier(images / 16).softmax(1)
+    torch.testing.assert_close(scalars["loss"], -outputs[torch.arange(50), labels].log().mean())
+    assert float(scalars["accuracy"]) == pytest.approx(float((outputs.argmax(1) == labels).double().mean()))
 
 
 def test_accuracy_is_the_share_of_single_draws_that_are_right():
@@ -180,11 +402,14 @@ def test_accuracy_is_the_share_of_single_draws_that_are_right():
 def test_a_loss_that_is_no_number_stops_training(value):
     module = nn.Linear(1, 1)
 
-    def loss(images, labels, generator):
-        return module(torch.full((1, 1), value)).sum()
+    def loss(batch):
+        return {"loss": module(torch.full((1, 1), value)).sum()}
 
+    trainer = Trainer(module, data.load("digits", "train"), loss, Schedule(steps=5))
+    before = copied(trainer.state())
     with pytest.raises(InputError, match=r"the loss became (nan|inf|-inf) at step 1: lower the learning rate"):
-        training.fit(module, data.load("digits", "train"), loss, Schedule(steps=5))
+        trainer.advance()
+    assert_equal(trainer.state(), before)
 
 
 def test_images_off_the_lattice_are_not_trained_on():
@@ -192,6 +417,14 @@ def test_images_off_the_lattice_are_not_trained_on():
     floats = data.load("digits", "train").off_lattice()
     with pytest.raises(InputError, match="on the lattice"):
         training.fit(net, floats, training.classification(net, 16), Schedule(steps=1))
+
+
+def test_a_batch_that_processes_cannot_share_equally_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    with pytest.raises(InputError, match="a batch of 16 images cannot be shared equally by 3 processes"):
+        joint(seed=0)
 
 
 @pytest.mark.parametrize(

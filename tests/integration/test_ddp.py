@@ -1,0 +1,155 @@
+"""Two processes of torch.distributed train as one does, through second derivatives of the energy under attack.
+
+This file is also the program of those processes: `python test_ddp.py RANK FOLDER`.
+"""
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+
+from ebsc import data, model, training
+from ebsc.model import Ebsc, ModelSpec
+from ebsc.objectives import learned
+from ebsc.training import Schedule, Trainer
+
+WORLD = 2
+FORTY = data.load("digits", "train").take(np.arange(40))
+SIX = Schedule(steps=6, batch=16, learning_rate=1e-2, warmup=2, clip=1.0, ema=0.9)  # two and a half epochs
+
+
+def network(denoiser: str, classifier: str = "linear") -> Ebsc:
+    torch.manual_seed(0)
+    options = {"kind": denoiser} | ({"width": 4} if denoiser != "none" else {})
+    base = {"kind": classifier} | ({"width": 4} if classifier == "resnet" else {})
+    net = model.build(ModelSpec(sigma=0.5, shape=(1, 8, 8), n_classes=10, levels=16, denoiser=options, classifier=base))
+    for weight in net.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    return net
+
+
+def joint(schedule: Schedule) -> Trainer:
+    """The energy and the classifier under attack."""
+    net = network("residual")
+    attack = learned(net, "smoothadv", levels=16, draws=3, ramp=2, denoising=0.1, steps=3)
+    return Trainer(net, FORTY, attack, schedule)
+
+
+def on_a_fixed_energy(schedule: Schedule) -> Trainer:
+    net = network("residual")
+    net.denoiser.requires_grad_(False)
+    return Trainer(net, FORTY, learned(net, "catrs", levels=16, draws=2, steps=2), schedule)
+
+
+def energy_alone(schedule: Schedule) -> Trainer:
+    net = network("scalar")
+    net.classifier.requires_grad_(False)
+    return Trainer(net, FORTY, training.denoising(net, 16), schedule)
+
+
+@contextmanager
+def float64():
+    """Everything in float64, also where the code asks for floats."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        with patch.object(torch.Tensor, "float", torch.Tensor.double):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def train(make) -> dict:
+    """Gradients of the first step, losses, and the state at the end; or why there is none."""
+    try:
+        first = make(replace(SIX, clip=1e9))
+        first.advance()
+        weights = first.module.named_parameters()
+        gradients = {name: weight.grad.clone() for name, weight in weights if weight.grad is not None}
+        trainer, losses = make(SIX), []
+        while not trainer.done:
+            losses.append(trainer.advance().loss)
+            if trainer.step == 3:
+                middle = {name: value.clone() for name, value in trainer.state().items()}
+        resumed = make(SIX)
+        resumed.restore(middle)
+        while not resumed.done:
+            resumed.advance()
+    except RuntimeError as error:
+        return {"error": str(error)}
+    ends = {"state": trainer.state(), "resumed": resumed.state()}
+    return {"error": "", "gradients": gradients, "losses": torch.tensor(losses), **ends}
+
+
+def all_trainings() -> dict[str, dict]:
+    with float64():
+        found = {"joint, in float64": train(joint)}
+    return found | {make.__name__: train(make) for make in (joint, on_a_fixed_energy, energy_alone)}
+
+
+def start(rank: int, folder: Path) -> subprocess.Popen:
+    command = [sys.executable, __file__, str(rank), str(folder)]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What this process finds by itself, and what each of two processes does."""
+    folder = tmp_path_factory.mktemp("ddp")
+    processes = [start(rank, folder) for rank in range(WORLD)]
+    try:
+        alone = all_trainings()
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * WORLD, errors
+    return alone, [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Where a tensor is large, relative to its largest entry."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        size = max(1.0, float(value.abs().max()))
+        assert float((found[name] - value).abs().max()) <= tolerance * size, name
+
+
+# the tolerance of gradients, and of weights: Adam divides by gradients that may be nothing but rounding
+CASES = [
+    ("joint, in float64", 1e-12, 1e-9),
+    ("joint", 1e-6, 1e-4),
+    ("on_a_fixed_energy", 1e-6, 1e-4),
+    ("energy_alone", 1e-6, 1e-4),
+]
+
+
+@pytest.mark.parametrize(("name", "of_gradients", "of_weights"), CASES)
+def test_two_processes_find_what_one_does(found, name, of_gradients, of_weights):
+    alone, shared = found
+    expected = alone[name]
+    assert len(expected["gradients"]) >= 2
+    for here in (rank[name] for rank in shared):
+        assert here["error"] == ""
+        assert_close(here["gradients"], expected["gradients"], of_gradients)
+        assert_close({"": here["losses"]}, {"": expected["losses"]}, of_weights)
+        assert_close(here["state"], expected["state"], of_weights)
+        assert_close(here["state"], shared[0][name]["state"], 0)
+        assert_close(here["resumed"], here["state"], 0)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    torch.save(all_trainings(), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
