@@ -12,7 +12,7 @@ from ebsc.campaign import Outcome
 from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
 
-__all__ = ["correct", "read", "to_tsv", "write"]
+__all__ = ["correct", "read", "seconds", "to_tsv", "write"]
 
 
 def correct(certificates: np.ndarray) -> np.ndarray:
@@ -56,30 +56,41 @@ def to_tsv(certificates: np.ndarray, seconds: np.ndarray) -> str:
 
 
 def read(folder: str | Path) -> np.ndarray:
-    """The certificates of a finished run: those fields of ``Campaign.certificates`` that a table needs.
+    """The certificates of a finished run, as :meth:`ebsc.campaign.Campaign.certificates` gave them.
 
     Raises:
         InputError: the run is not finished, or the file is damaged.
     """
-    path = Path(folder) / "certificates.parquet"
-    wanted = [
-        ("index", "i8"),
-        ("label", "i8"),
-        ("predicted", "i8"),
-        ("radius", "f8"),
-        ("draws", "i8"),
-        ("outcome", "i1"),
-    ]
+    table = _table(folder)
+    names = {outcome.name.lower(): outcome for outcome in Outcome}
     try:
-        table = pq.read_table(path, columns=[name for name, _ in wanted])
+        columns = {
+            name: np.stack(table[name].to_numpy()) if pa.types.is_list(table[name].type) else table[name].to_numpy()
+            for name in table.column_names
+        }
+        columns["outcome"] = np.array([names[name] for name in columns["outcome"]], dtype=np.int8)
+        del columns["seconds"]
+        kinds = [(name, column.dtype, column.shape[1:]) for name, column in columns.items()]
+        result = np.zeros(table.num_rows, dtype=kinds)
+        for name, column in columns.items():
+            result[name] = column
+    except (KeyError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{folder}/certificates.parquet is not that of a certification: {one_line(error)}") from error
+    return result
+
+
+def seconds(folder: str | Path) -> np.ndarray:
+    """Worker time spent on each image of a finished run, shape (N,)."""
+    return _table(folder)["seconds"].to_numpy()
+
+
+def _table(folder: str | Path) -> pa.Table:
+    path = Path(folder) / "certificates.parquet"
+    try:
+        return pq.read_table(path)
     except FileNotFoundError:
         raise InputError(
             f"{folder} is not finished: certificates.parquet is missing; start its command again"
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
-    result = np.zeros(table.num_rows, dtype=wanted)
-    for name, _ in wanted[:-1]:
-        result[name] = table[name].to_numpy()
-    result["outcome"] = [Outcome[name.upper()] for name in table["outcome"].to_pylist()]
-    return result

@@ -47,9 +47,20 @@ def main() -> None:
     with guarded():  # the imports take seconds in which somebody may press Ctrl-C
         from jobs.certify import Certify
         from jobs.demo import Demo
+        from jobs.merge import Merge
         from jobs.states import Jobs
         from jobs.status import ShowStatus
         from jobs.tables import Table
         from jobs.train import Train
 
-        start({"train": Train, "certify": Certify, "table": Table, "jobs": Jobs, "status": ShowStatus, "demo": Demo})
+        start(
+            {
+                "train": Train,
+                "certify": Certify,
+                "table": Table,
+                "merge": Merge,
+                "status": ShowStatus,
+                "jobs": Jobs,
+                "demo": Demo,
+            }
+        )

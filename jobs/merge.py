@@ -1,0 +1,113 @@
+"""``ebsc merge``: runs over disjoint images, or over disjoint draws of the same images, as one."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from cluster import certificates
+from cluster.folder import RunFolder, read_config
+from ebsc.bounds import clopper_pearson_lower, radius
+from ebsc.campaign import Outcome
+from ebsc.errors import InputError
+from jobs.provenance import options, provenance
+
+__all__ = ["Merge"]
+
+_APART = ("images", "checksum", "seed")
+"""What runs that are merged may differ in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Merge finished runs of the same configuration into one.
+
+    Over different images (`--images 0::2` and `--images 1::2`): their certificates side by side. Over the same images
+    with different seeds and a fixed budget: votes add up, and each image is certified anew with all draws. Anything
+    else is refused with the reason.
+
+    Example: ebsc merge runs/even runs/odd --into runs/all
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Finished run folders."""
+    into: Path
+    """Run folder to write."""
+
+    def run(self) -> None:
+        """Merge."""
+        if len(self.runs) < 2 or len({run.resolve() for run in self.runs}) < len(self.runs):
+            raise InputError("name two or more different runs")
+        questions = [read_config(run)["question"] for run in self.runs]
+        for run, question in zip(self.runs[1:], questions[1:], strict=True):
+            _check_same(self.runs[0], questions[0], run, question)
+        tables = [certificates.read(run) for run in self.runs]
+        seconds = [certificates.seconds(run) for run in self.runs]
+        seeds = [question["seed"] for question in questions]
+        index = np.concatenate([table["index"] for table in tables])
+        if len(np.unique(index)) == len(index):
+            if len(set(seeds)) > 1:
+                raise InputError(f"runs over different images must have one seed, these have {seeds}")
+            question, merged, took = _side_by_side(questions, tables, seconds)
+        elif all(np.array_equal(table["index"], tables[0]["index"]) for table in tables):
+            question, merged, took = _added(questions, tables, seconds)
+        else:
+            raise InputError(
+                "these runs share some images but not all: merge runs over disjoint images, or the same ones"
+            )
+        config = {"question": question, "options": options(self), "provenance": provenance()}
+        with RunFolder(self.into, config, "certificates.parquet"):
+            certificates.write(self.into, merged, took)
+        print(f"{len(merged):,} images written to {self.into}; show it with: ebsc table {self.into}")
+
+
+def _check_same(first: Path, one: dict[str, Any], second: Path, other: dict[str, Any]) -> None:
+    differ = [key for key in sorted({*one, *other} - set(_APART)) if one.get(key) != other.get(key)]
+    if differ:
+        what = "; ".join(f"{key} is {json.dumps(one.get(key))} and {json.dumps(other.get(key))}" for key in differ)
+        raise InputError(f"{first} and {second} are not runs of one configuration: {what}")
+
+
+def _side_by_side(
+    questions: Sequence[dict[str, Any]], tables: Sequence[np.ndarray], seconds: Sequence[np.ndarray]
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    merged = np.concatenate(tables)
+    order = np.argsort(merged["index"])
+    question = questions[0] | {key: [question[key] for question in questions] for key in ("images", "checksum")}
+    return question, merged[order], np.concatenate(seconds)[order]
+
+
+def _added(
+    questions: Sequence[dict[str, Any]], tables: Sequence[np.ndarray], seconds: Sequence[np.ndarray]
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Votes of all seeds together. Selecting draws still select, and estimating ones estimate: they are all fresh."""
+    budget = questions[0]["budget"]
+    if budget["kind"] != "fixed":
+        raise InputError(
+            "these runs share their images and their budget is sequential: when each stopped depended on its votes, so"
+            " that their sum certifies nothing; merge runs of a fixed budget"
+        )
+    seeds = [question["seed"] for question in questions]
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"these runs share images and seeds ({seeds}): the same draws would be counted twice")
+    merged = tables[0].copy()
+    for field in ("select", "counts", "draws"):
+        merged[field] = sum(table[field].astype(np.int64) for table in tables)
+    merged["predicted"] = merged["select"].argmax(1)
+    rows = np.arange(len(merged))
+    n = budget["n"] * len(tables)
+    merged["p_lower"] = clopper_pearson_lower(merged["counts"][rows, merged["predicted"]], n, budget["alpha"])
+    merged["radius"] = radius(merged["p_lower"], questions[0]["sigma"])
+    merged["outcome"] = np.where(merged["p_lower"] > 0.5, Outcome.CERTIFIED, Outcome.ABSTAINED)
+    larger = budget | {"n": n, "n0": budget["n0"] * len(tables)}
+    return questions[0] | {"budget": larger, "seed": seeds}, merged, np.sum(seconds, axis=0)
+
+
+if __name__ == "__main__":
+    from jobs.cli import start
+
+    start(Merge)
