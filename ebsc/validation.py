@@ -11,7 +11,7 @@ from ebsc.campaign import Campaign
 from ebsc.data import Dataset
 from ebsc.model import Ebsc
 from ebsc.noise import perturb
-from ebsc.votes import Voter
+from ebsc.votes import Precision, Voter
 
 __all__ = ["Quick", "pictures", "quick_certificates"]
 
@@ -26,7 +26,13 @@ class Quick:
 
 
 def quick_certificates(
-    model: Ebsc, data: Dataset, *, n: int = 256, seed: int = 0, device: torch.device | str = "cpu"
+    model: Ebsc,
+    data: Dataset,
+    *,
+    n: int = 256,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
 ) -> Quick:
     """Certify every image of a data set with few draws, in this process: for comparing models, not for tables.
 
@@ -38,9 +44,10 @@ def quick_certificates(
         n: draws for each image, after 128 that select; alpha is 0.001.
         seed: of the draws.
         device: where to vote.
+        precision: of the network.
     """
     campaign = Campaign(data.labels, data.n_classes, model.sigma, budget=Fixed(n=n, n0=128), seed=seed)
-    voter = Voter(model, data.images, levels=data.levels, n_classes=data.n_classes, device=device)
+    voter = Voter(model, data.images, levels=data.levels, n_classes=data.n_classes, device=device, precision=precision)
     while units := campaign.next_units(size=16_384):
         for unit in units:
             campaign.merge(unit, voter.count(unit))

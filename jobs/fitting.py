@@ -111,6 +111,6 @@ class Fitting:
         if not pick:
             error = denoising_error(average.denoiser, self.held, average.sigma, device=self.device)
             return {"held_out_denoising_error": error}
-        quick = quick_certificates(average, self.held, device=self.device)
+        quick = quick_certificates(average, self.held, device=self.device, precision=trainer.schedule.precision)
         keeper.judge(quick.acr)
         return asdict(quick)

@@ -67,7 +67,10 @@ class Keeper:
             return False
         self.value = value
         weights = self._trainer.average.module.state_dict()
-        self._best = {f"best.{name}": weight.detach().cpu().clone() for name, weight in weights.items()}
+        self._best = {
+            f"best.{name}": weight.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, weight in weights.items()
+        }
         return True
 
     def finish(self) -> None:
