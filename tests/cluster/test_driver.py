@@ -266,3 +266,94 @@ def test_finished_looks_are_on_disk_while_the_run_goes_on(tmp_path: Path):
     certify(tmp_path, Watching(1))
     assert sorted(set(seen)) == list(dict.fromkeys(seen))  # it only grows
     assert len(set(seen)) > 5
+
+
+# -- stragglers ------------------------------------------------------------------------------------------------------
+
+
+class Clocked(Pool):
+    """Workers in simulated time. Unit by unit, `pace` says how many seconds it takes a worker."""
+
+    def __init__(self, workers, pace):
+        super().__init__(workers)
+        self.pace, self.now, self.due = pace, 0.0, []
+
+    def send(self, worker, unit):
+        super().send(worker, unit)
+        begin = max([self.now, *(end for end, who, _ in self.due if who == worker)])
+        self.due.append((begin + self.pace(worker, unit), worker, unit))
+
+    def wait(self, seconds, settle=0.0):
+        end, worker, unit = min(self.due, key=lambda entry: entry[0])
+        if end > self.now + seconds:
+            self.now += seconds
+            return []
+        self.now = max(self.now, end)
+        self.due.remove((end, worker, unit))
+        self.busy[worker].remove(unit)
+        return [Reply(unit, worker, tally=Tally(votes(unit), self.pace(worker, unit), self.batch))]
+
+
+def clocked(folder, pool):
+    work, reports = campaign(), []
+    with Ledger(folder, {"question": {}}) as ledger:
+        Driver(work, pool, ledger, reports.append, clock=lambda: pool.now).run()
+    return work.certificates(), reports[-1]
+
+
+def test_a_unit_that_is_stuck_is_taken_over_by_an_idle_worker_and_counted_once(tmp_path):
+    """Unit 3 never comes back from whoever has it first."""
+    first = []
+
+    def pace(worker, unit):
+        if unit.number == 3 and (not first or first == [worker]):
+            first[:] = [worker]
+            return 1e9
+        return 0.5
+
+    pool = Clocked(3, pace)
+    table, last = clocked(tmp_path, pool)
+    assert tiny.equal(table, undisturbed())
+    assert [unit.number for _, unit in pool.sent].count(3) == 2
+    assert last.resent >= 1
+    assert "is slow on worker" in last.note
+    assert pool.now < 1000
+
+
+def test_the_second_answer_to_a_unit_is_dropped(tmp_path):
+    """Unit 3 is slow: both workers that have it answer in the end."""
+    slow = []
+
+    def pace(worker, unit):
+        if unit.number == 3 and (not slow or slow == [worker]):
+            slow[:] = [worker]
+            return 30.0
+        return 8.0  # of other units some are still out when the slow one comes back
+
+    pool = Clocked(2, pace)
+    table, _ = clocked(tmp_path, pool)
+    assert tiny.equal(table, undisturbed())
+
+
+def test_nothing_is_counted_twice_when_nobody_is_slow(tmp_path):
+    pool = Clocked(4, lambda worker, unit: 1.0)
+    table, last = clocked(tmp_path, pool)
+    assert tiny.equal(table, undisturbed())
+    assert last.resent == 0
+    numbers = [unit.number for _, unit in pool.sent]
+    assert len(numbers) == len(set(numbers))
+
+
+def test_a_unit_whose_workers_all_die_is_blamed(tmp_path):
+    def fate(worker, unit):
+        return "lose" if unit.number == 2 else "count"
+
+    class Blaming(Pool):
+        def reply(self, worker):
+            return [
+                reply if not reply.lost else Reply(reply.unit, worker, lost=reply.lost, in_hand=reply.unit.number == 2)
+                for reply in super().reply(worker)
+            ]
+
+    with pytest.raises(RunError, match="while counting unit 2"):
+        certify(tmp_path, Blaming(1, fate))
