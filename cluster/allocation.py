@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -92,6 +93,7 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
         where = _await(meeting)
         port, token = where["port"], where["token"]
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # when told to end, nothing is under way any more
     import ray  # not before: it reads its authentication when it is imported
 
     ip = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -109,7 +111,9 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
             _listening(ip, port, process)
             shared.mkdir(parents=True, exist_ok=True)
             write_whole(meeting, json.dumps({"ip": ip, "port": port, "token": token}).encode(), mode=0o600)
+            handler = signal.getsignal(signal.SIGTERM)
             ray.init(address=f"{ip}:{port}", log_to_driver=False)
+            signal.signal(signal.SIGTERM, handler)  # Ray has put one in its place that aborts this process
             try:
                 _joined(allocation.nodes)
                 yield f"{ip}:{port}"
@@ -132,7 +136,8 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
 
 def _start(*words: str) -> subprocess.Popen:
     command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    # SLURM's warning is for the driver, but with some settings it reaches all processes of the step
+    return subprocess.Popen(["sh", "-c", 'trap "" USR2; exec "$@"', "sh", *command], stdout=subprocess.DEVNULL)
 
 
 def _free_port() -> int:

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from math import isfinite
+from sys import float_info
 from typing import Any
 
 import torch
@@ -351,7 +352,8 @@ def hyperparameters(name: str, options: dict[str, Any]) -> dict[str, Any]:
         if key not in known:
             raise InputError(f"objective {name} has no {key!r}: it has {', '.join(known) or 'no hyperparameters'}")
         kind = known[key].annotation
-        if not isfinite(value) or value < 0 or (kind is int and value != int(value)) or (key == "steps" and value < 1):
+        least = {"steps": 1, "epsilon": float_info.min}.get(key, 0)
+        if not isfinite(value) or value < least or (kind is int and value != int(value)):
             raise InputError(
                 f"{key} of objective {name} must be a finite {kind.__name__} of the right size, not {value}"
             )

@@ -235,7 +235,7 @@ class Trainer:
     @property
     def done(self) -> bool:
         """Whether all steps are made."""
-        return self.step == self.schedule.steps
+        return self.step >= self.schedule.steps
 
     def advance(self) -> Step:
         """Make one step.
@@ -293,6 +293,8 @@ class Trainer:
         try:
             self.module.load_state_dict(_below(state, "module"))
             self.average.load_state_dict(_below(state, "average"))
+            if not 0 <= int(state["step"]) <= self.schedule.steps:
+                raise ValueError("a step beyond the last")
             optimizer = self._optimizer.state_dict()
             optimizer["state"] = {
                 index: _below(state, f"optimizer.{index}") for index in range(len(self._weights)) if state["step"]

@@ -1,17 +1,18 @@
 """``ebsc train``: learn the energy of the smoothed density, and a classifier on its estimates."""
 
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 import numpy as np
 import torch
 import tyro
 from torch import nn
 
-from cluster.folder import RunFolder, clear
+from cluster.folder import RunFolder, clear, read_config
 from ebsc import data, model, training
 from ebsc.data import Dataset
 from ebsc.device import Device, pick
@@ -27,7 +28,7 @@ from jobs.record import is_main
 
 __all__ = ["Train"]
 
-_MADE = ("config.json", "model.json", "model.safetensors", "metrics.jsonl", "job.json", "checkpoint", "tensorboard")
+_MADE = ("config.json", "model.json", "model.safetensors", "metrics.jsonl", "checkpoint", "tensorboard")
 """What a training leaves in its folder."""
 
 
@@ -104,12 +105,19 @@ class Train:
     slurm: Annotated[Slurm, tyro.conf.OmitArgPrefixes] = field(default_factory=Slurm)
     """What to ask SLURM for."""
 
+    token: Annotated[str, tyro.conf.Suppress] = ""
+    """Of a command that overwrites: tells its own traces from older ones when it is started again."""
+
     def __post_init__(self) -> None:
         model.check_sigma(self.sigma)
         if self.epsilon is not None and not 0 < self.epsilon < float("inf"):
             raise InputError(f"epsilon must be a positive number, not {self.epsilon}")
         if self.objective == "clean" and (self.joint or self.epsilon is not None or self.denoising or self.hyper):
             raise InputError("joint, epsilon, denoising and hyper need an --objective other than clean")
+        if self.draws < 1 or self.ramp < 0 or self.denoising < 0:
+            raise InputError("draws must be at least 1, ramp and the weight of denoising not negative")
+        if self.epsilon is not None and "epsilon" in self.hyper:
+            raise InputError("epsilon is given twice, by --epsilon and by --hyper")
         if self.objective != "clean":
             hyperparameters(self.objective, self._hyper)
         if self.denoiser == "none" and (self.joint or self.denoising):
@@ -117,13 +125,11 @@ class Train:
 
     def run(self) -> None:
         """Train here, or hand the job or the sweep to a cluster."""
+        asked = replace(self, token=uuid4().hex if self.overwrite else "")
         points = [
-            replace(point, out=self._base / label, sweep=(), overwrite=False)
-            for label, point in parse_sweep(replace(self, out=None), self.sweep).items()
-        ] or [replace(self, overwrite=False)]
-        if self.overwrite:
-            for point in points:
-                clear(point.folder, _MADE)
+            replace(point, out=self._base / label, sweep=())
+            for label, point in parse_sweep(replace(asked, out=None), self.sweep).items()
+        ] or [asked]
         dispatch(points, self.cluster, self.slurm, self._base)
 
     @property
@@ -151,7 +157,9 @@ class Train:
         train, held = self._split(whole)
         spec, net = self._build(whole)
         config = {"question": self._question(whole), "options": options(self), "provenance": provenance()}
-        with RunFolder(self.folder, config, "model.json") if is_main() else nullcontext():
+        if is_main() and self.token:
+            self._clear()
+        with RunFolder(self.folder, config, "model.json", "checkpoint") if is_main() else nullcontext():
             if (self.folder / "model.json").exists():
                 print(f"{self.folder} is trained already; --overwrite trains it again")
                 return
@@ -164,6 +172,13 @@ class Train:
                 record = {"data": self.data, "checksum": whole.checksum, "figures": figures, "options": options(self)}
                 model.save(self.folder, net, replace(spec, training={**record, **provenance()}))
                 print(f"model written to {self.folder} ({sum(p.numel() for p in net.parameters()):,} parameters)")
+
+    def _clear(self) -> None:
+        """Remove what was there before this command: not what it made itself before it was interrupted."""
+        with suppress(InputError, KeyError):
+            if read_config(self.folder)["options"]["token"] == self.token:
+                return
+        clear(self.folder, _MADE)
 
     def _parts(self, fitting: Fitting) -> None:
         """The energy, then the classifier or both."""
@@ -240,7 +255,7 @@ class Train:
 
     def _question(self, whole: Dataset) -> dict[str, Any]:
         """All that decides the weights."""
-        here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "start_from"}
+        here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "token", "start_from"}
         decides = {key: value for key, value in options(self).items() if key not in here}
         start = model.load(self.start_from)[1].sha256 if self.start_from else None
         return decides | {"checksum": whole.checksum, "looks": self.watch.looks, "start_from": start}

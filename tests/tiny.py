@@ -1,8 +1,10 @@
 """What the tests of `cluster`, `jobs` and the whole share: a model that needs no training, and the command line."""
 
 import io
+import json
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -13,6 +15,7 @@ import torch
 
 from ebsc import data, model
 from ebsc.model import Ebsc, ModelSpec
+from ebsc.training import Step, Trainer
 from jobs.cli import main
 
 torch.set_num_threads(1)  # the networks are tiny, and the cores are shared: more threads would only wait for each other
@@ -59,6 +62,36 @@ def cli(*words: object) -> Finished:
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
     return Finished(status, out.getvalue(), err.getvalue())
+
+
+class Stopped(BaseException):
+    """As if the process had ended."""
+
+
+def stop() -> None:
+    raise Stopped
+
+
+@contextmanager
+def after(steps: int, act: Callable[[], None] = stop) -> Iterator[None]:
+    """Whoever trains in this process makes that many steps; then something happens, once."""
+    advance, made = Trainer.advance, 0
+
+    def counting(trainer: Trainer) -> Step:
+        nonlocal made
+        if made == steps:
+            act()
+        made += 1
+        return advance(trainer)
+
+    with patch.object(Trainer, "advance", counting):
+        yield
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a training, but for how fast it was."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
 
 
 def files(folder: Path) -> dict[str, bytes]:
