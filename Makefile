@@ -27,7 +27,7 @@ test-slurm: $(VENV)/.ready
 ifeq ($(SLURM),own)
 	env -u EBSC_SLURM $(BIN)/pytest -m slurm -rs --basetemp=build/test-slurm tests/slurm
 else
-	@trap slurm/devcluster/down EXIT; slurm/devcluster/up && \
+	@slurm/devcluster/up && trap slurm/devcluster/down EXIT && \
 	source "$${EBSC_SLURM:-/tmp/ebsc-slurm}/env.sh" && $(BIN)/pytest -m slurm tests/slurm
 endif
 

@@ -110,6 +110,8 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
         if allocation.node == 0:
             _listening(ip, port, process)
             shared.mkdir(parents=True, exist_ok=True)
+            for left in shared.glob(f"ray-{allocation.job.partition('-')[0]}-*.json"):
+                left.unlink()  # by a start of this job that was killed
             write_whole(meeting, json.dumps({"ip": ip, "port": port, "token": token}).encode(), mode=0o600)
             handler = signal.getsignal(signal.SIGTERM)
             ray.init(address=f"{ip}:{port}", log_to_driver=False)

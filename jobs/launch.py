@@ -312,13 +312,9 @@ def _linger(save: Callable[[], None]) -> None:
 
 
 def _number() -> str:
-    """This job's number, for commands of SLURM. The plain one of an array's last task is that of the whole array."""
-    get = os.environ.get
-    return (
-        f"{get('SLURM_ARRAY_JOB_ID')}_{get('SLURM_ARRAY_TASK_ID')}"
-        if get("SLURM_ARRAY_JOB_ID")
-        else get("SLURM_JOB_ID", "")
-    )
+    """This job's number, for commands of SLURM; that of an array's task, as the plain one may be the whole array's."""
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}" if task else os.environ["SLURM_JOB_ID"]
 
 
 @contextmanager

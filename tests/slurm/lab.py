@@ -21,22 +21,25 @@ OWN = "EBSC_SLURM" not in os.environ
 SCRATCH = {} if OWN else {"TMPDIR": "/tmp/ray"}
 """The nodes of slurm/devcluster share /tmp, but for this folder; Ray needs one of each node's own."""
 
-SMALL = ["--cluster", "slurm", "--time", 5, "--memory", 2]
+SMALL = ["--cluster", "slurm", "--time", 5, "--memory", 1.5]
 """A job that has room beside others."""
+
+PATIENCE = 240.0
+"""Seconds that anything may take: these machines are busy."""
 
 
 def shell(*words: object, **environment: str) -> str:
     """What a command says; it must succeed, and soon."""
     command = [str(word) for word in words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=os.environ | environment)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout.strip()
 
 
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
         time.sleep(0.2)
 
 
@@ -48,30 +51,44 @@ def submit(command: str, folder: Path, *words: object) -> str:
     return json.loads((folder / "job.json").read_text())["job"]
 
 
+def submit_script(name: str, *words: object, nodes: int) -> str:
+    """A script of slurm/ as it is; its number. It looks for the virtual environment where it was submitted."""
+    if not Path(".venv").exists():
+        Path(".venv").symlink_to(ROOT / ".venv")
+    asked = ["--time=5", "--mem=1500M", "--cpus-per-task=1", f"--nodes={nodes}"]
+    return shell("sbatch", "--parsable", *asked, ROOT / "slurm" / f"{name}.sbatch", *words, **SCRATCH)
+
+
 def job(number: str) -> dict[str, str]:
     """What SLURM knows of a job: JobState, Restarts, NodeList, ..."""
     return dict(word.split("=", 1) for word in shell("scontrol", "show", "job", "-o", number).split() if "=" in word)
 
 
-def await_end(number: str, seconds: float = 120, state: str = "COMPLETED") -> dict[str, str]:
+def await_end(number: str, state: str = "COMPLETED") -> dict[str, str]:
     """What SLURM knows of a job when it is over, whatever happens to it before."""
     ends = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
-    until(lambda: job(number)["JobState"] in ends, seconds, f"job {number} is over")
+    until(lambda: job(number)["JobState"] in ends, f"job {number} is over")
     found = job(number)
     assert found["JobState"] == state, found
     return found
 
 
-def await_restart(number: str, restarts: int = 1, seconds: float = 60) -> str:
-    """The nodes of a job when it has been queued again so often, and runs."""
-    until(lambda: int(job(number)["Restarts"]) >= restarts, seconds, f"job {number} is queued again")
-    until(lambda: job(number)["JobState"] == "RUNNING", seconds, f"job {number} runs again")
+def await_start(number: str) -> None:
+    """Until a job has started Python, which does not listen to signals for some seconds."""
+    step = f"{number}.0"
+    until(lambda: shell("squeue", "--noheader", "--steps", step, "--format=%i") == step, f"step {step} runs")
+    time.sleep(0.5)
+
+
+def await_restart(number: str) -> str:
+    """The nodes of a job when it has been queued again, and runs."""
+    until(lambda: job(number)["Restarts"] != "0" and job(number)["JobState"] == "RUNNING", f"job {number} runs again")
     return job(number)["NodeList"]
 
 
-def await_lines(path: Path, count: int, seconds: float = 90) -> None:
+def await_lines(path: Path, count: int) -> None:
     """Until a training has written so many lines of its metrics.jsonl, or a certification of its ledger.jsonl."""
-    until(lambda: lines(path) >= count, seconds, f"{count} lines in {path}")
+    until(lambda: lines(path) >= count, f"{count} lines in {path}")
 
 
 def lines(path: Path) -> int:
@@ -94,9 +111,8 @@ def log(folder: Path) -> str:
 
 
 def signal(name: str, number: str) -> None:
-    """To the processes of a job, as soon as it has any."""
-    command = ["scancel", "--quiet", f"--signal={name}", f"{number}.0"]
-    until(lambda: subprocess.run(command, timeout=60).returncode == 0, 30, f"job {number} has processes")
+    """To the processes of a job, and not to its script."""
+    shell("scancel", f"--signal={name}", f"{number}.0")
 
 
 def preempt() -> None:
@@ -124,4 +140,4 @@ def cancel(folder: Path) -> None:
 
     if left():
         shell("scancel", *left())
-        until(lambda: not left(), 60, f"the queue is empty of jobs from {folder}")
+        until(lambda: not left(), f"the queue is empty of jobs from {folder}")

@@ -4,7 +4,7 @@ import lab
 import pytest
 import tiny
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 
 def test_a_certification_on_two_nodes_completes(certification, certified, place):

@@ -6,22 +6,13 @@ import lab
 import pytest
 import tiny
 
-pytestmark = pytest.mark.slurm
-
-
-@pytest.fixture(autouse=True)
-def environment(place):
-    """The virtual environment, where the scripts look for it."""
-    (place / ".venv").symlink_to(lab.ROOT / ".venv")
-
-
-def sbatch(*words):
-    return lab.shell("sbatch", "--parsable", "--time=5", "--mem=2G", "--cpus-per-task=1", *words, **lab.SCRATCH)
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 
 def test_the_script_of_trainings_goes_on_after_signals(training, trained, place):
-    number = sbatch(lab.ROOT / "slurm" / "train.sbatch", *training, "-o", "model")
-    lab.signal("USR2", number)  # before Python listens to signals: nothing comes of it
+    number = lab.submit_script("train", *training, "-o", "model", nodes=1)
+    lab.await_start(number)
+    lab.signal("USR2", number)  # nothing comes of it
     lab.await_lines(place / "model" / "metrics.jsonl", 5)
     lab.signal("TERM", number)  # as in the grace time of a preemption: to end in it would be to fail
     time.sleep(2)
@@ -32,7 +23,7 @@ def test_the_script_of_trainings_goes_on_after_signals(training, trained, place)
 
 
 def test_the_script_of_certifications_starts_ray_on_all_nodes(certification, certified, place):
-    number = sbatch(lab.ROOT / "slurm" / "certify.sbatch", *certification, "-o", "run")
+    number = lab.submit_script("certify", *certification, "-o", "run", nodes=2)
     lab.await_end(number)
     assert "on 2 workers" in (place / f"ebsc-certify-{number}.log").read_text()
     assert tiny.columns(place / "run") == tiny.columns(certified)

@@ -6,7 +6,7 @@ import safetensors.torch
 import tiny
 import torch
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 JOINT = """--objective smoothadv --joint --epsilon 0.25 --draws 2 --held-out 0 --width 4 --watch.looks 1
     --energy.steps 10 --energy.batch 16 --head.steps 10 --head.batch 16""".split()  # noqa: SIM905
@@ -36,10 +36,11 @@ def test_a_sweep_is_an_array_whose_tasks_fail_alone(training, trained, place):
 
 def test_two_nodes_train_as_one_process_does(place):
     one = lab.submit("train", place / "one", *JOINT)
-    two = [lab.submit("train", place / name, *JOINT, "--nodes", 2) for name in ("two", "again")]
-    for number in (one, *two):
+    two = lab.submit("train", place / "two", *JOINT, "--nodes", 2)
+    script = lab.submit_script("train", *JOINT, "-o", "script", nodes=2)
+    for number in (one, two, script):
         lab.await_end(number)
-    assert lab.weights(place / "two") == lab.weights(place / "again")
+    assert lab.weights(place / "two") == lab.weights(place / "script")
     expected = safetensors.torch.load(lab.weights(place / "one"))
     for name, value in safetensors.torch.load(lab.weights(place / "two")).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-4)
@@ -52,7 +53,7 @@ def test_a_training_longer_than_its_time_limit_goes_on(training, trained, place)
     lab.await_lines(place / "limited" / "metrics.jsonl", 5)
     # SLURM looks at the limits every 30 s, and sends the signal up to 30 s early: it comes within the next 30 s
     lab.shell("scontrol", "update", f"jobid={limited}", "timelimit=1")
-    assert int(lab.await_end(limited, 200)["Restarts"]) >= 1
+    assert int(lab.await_end(limited)["Restarts"]) >= 1
     assert "Caught signal SIGUSR2" in lab.log(place / "limited")
     lab.await_end(unlimited)
     assert lab.weights(place / "limited") == lab.weights(place / "unlimited")
@@ -60,7 +61,8 @@ def test_a_training_longer_than_its_time_limit_goes_on(training, trained, place)
 
 def test_a_preempted_training_goes_on(training, trained, place, laboratory):
     number = lab.submit("train", place / "model", *training)
-    lab.signal("USR2", number)  # before Python listens to signals: nothing comes of it
+    lab.await_start(number)
+    lab.signal("USR2", number)  # nothing comes of it
     lab.await_lines(place / "model" / "metrics.jsonl", 5)
     lab.preempt()
     assert lab.await_end(number)["Restarts"] == "1"
@@ -73,7 +75,7 @@ def test_a_training_whose_nodes_die_one_after_the_other_goes_on(training, traine
     lab.await_lines(place / "model" / "metrics.jsonl", 5)
     first = lab.job(number)["NodeList"]
     lab.kill(first)
-    second = lab.await_restart(number, 1)
+    second = lab.await_restart(number)
     lab.await_lines(place / "model" / "metrics.jsonl", 15)
     lab.declare_dead(second)
     third = lab.await_end(number)
@@ -86,7 +88,7 @@ def test_a_cancelled_training_goes_on_when_it_is_started_again(training, trained
     number = lab.submit("train", place / "model", *training)
     lab.await_lines(place / "model" / "metrics.jsonl", 5)
     lab.shell("scancel", number)
-    lab.await_end(number, state="CANCELLED")
+    lab.await_end(number, "CANCELLED")
     listed = tiny.cli("jobs", "model")
     assert listed.status == 0, listed.err
     assert "cancelled" in listed.out
