@@ -25,6 +25,7 @@ test: $(VENV)/.ready
 test-slurm: SHELL := /bin/bash
 test-slurm: $(VENV)/.ready
 ifeq ($(SLURM),own)
+	mkdir -p build
 	env -u EBSC_SLURM $(BIN)/pytest -m slurm -rs --basetemp=build/test-slurm tests/slurm
 else
 	@slurm/devcluster/up && trap slurm/devcluster/down EXIT && \

@@ -87,6 +87,10 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
     """
     meeting = shared / f"ray-{allocation.job}.json"
     scratch = Path(tempfile.gettempdir()) / f"ebsc-{allocation.job}"
+    any_start = f"{allocation.job.partition('-')[0]}-*"
+    for left in scratch.parent.glob(f"ebsc-{any_start}"):
+        if left != scratch:  # by a start of this job that was killed
+            shutil.rmtree(left, ignore_errors=True)
     if allocation.node == 0:
         port, token = _free_port(), secrets.token_hex(32)
     else:
@@ -110,8 +114,8 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
         if allocation.node == 0:
             _listening(ip, port, process)
             shared.mkdir(parents=True, exist_ok=True)
-            for left in shared.glob(f"ray-{allocation.job.partition('-')[0]}-*.json"):
-                left.unlink()  # by a start of this job that was killed
+            for left in shared.glob(f"ray-{any_start}.json"):
+                left.unlink()
             write_whole(meeting, json.dumps({"ip": ip, "port": port, "token": token}).encode(), mode=0o600)
             handler = signal.getsignal(signal.SIGTERM)
             ray.init(address=f"{ip}:{port}", log_to_driver=False)
