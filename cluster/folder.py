@@ -14,7 +14,7 @@ import filelock
 from ebsc.errors import InputError
 from ebsc.files import make_folder, write_whole
 
-__all__ = ["RunFolder", "clear", "read_config"]
+__all__ = ["RunFolder", "clear", "holder", "read_config"]
 
 
 class RunFolder:
@@ -103,7 +103,9 @@ def _acquire(folder: Path) -> filelock.FileLock:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise InputError(f"{folder} is in use by another driver ({_holder(folder)})") from None
+        who = holder(folder)
+        by = f"process {who['pid']} on {who['host']} since {who['since']}" if who else "holder unknown"
+        raise InputError(f"{folder} is in use by another driver ({by})") from None
     return lock
 
 
@@ -124,9 +126,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def _holder(folder: Path) -> str:
+def holder(folder: Path) -> dict[str, Any]:
+    """Who holds a folder, as its process wrote it: host, pid, since. Empty when nobody does, or it cannot be read."""
     try:
         who = json.loads((folder / "driver.json").read_bytes())
-        return f"process {who['pid']} on {who['host']} since {who['since']}"
-    except (OSError, ValueError, KeyError):
-        return "holder unknown"
+        return {key: who[key] for key in ("host", "pid", "since")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

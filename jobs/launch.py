@@ -90,10 +90,8 @@ class Slurm:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        if (
-            min(self.nodes, self.cpus, self.time, self.parallel, self.signal, 1 if self.tasks is None else self.tasks)
-            < 1
-        ):
+        tasks = 1 if self.tasks is None else self.tasks
+        if min(self.nodes, tasks, self.cpus, self.time, self.parallel, self.signal) < 1:
             raise InputError("nodes, tasks, cpus, time, parallel and signal must be at least 1")
         if self.gpus < 0 or self.requeues < 0 or (self.memory is not None and self.memory <= 0):
             raise InputError("gpus and requeues must not be negative, memory must be positive")
@@ -155,27 +153,30 @@ class Command(Protocol):
 
 
 class Job:
-    """A command as submitit runs it on a node. Whatever stops it, started again it goes on from its own folder."""
+    """A command as it is carried out, here or on a node by submitit, and what to save before it is stopped.
+
+    Whatever stops it, started again it goes on from its own folder.
+    """
 
     def __init__(self, command: Command) -> None:
         self.command = command
-        self._save: Callable[[], None] = lambda: None
+        self.save: Callable[[], None] = lambda: None
 
     def __call__(self) -> None:
         """Carry the command out."""
         if "SLURM_PROCID" in os.environ:
-            signal.signal(signal.SIGTERM, lambda signum, frame: _linger(self._save))
+            signal.signal(signal.SIGTERM, lambda signum, frame: _linger(self.save))
         self.command.here(self._hold)
 
     def checkpoint(self) -> Any:
         """Called by submitit on the signal before a preemption or the time limit: save, and be queued again."""
         from submitit.helpers import DelayedSubmission
 
-        _aside(self._save)
+        _aside(self.save)
         return DelayedSubmission(Job(self.command))
 
     def _hold(self, save: Callable[[], None]) -> None:
-        self._save = save
+        self.save = save
 
     def __getstate__(self) -> dict[str, Any]:
         return {"command": self.command}
@@ -266,22 +267,21 @@ def sbatch_text(executor: Any, count: int) -> str:
 
 def _carry_out(command: Command) -> None:
     """Run a command in this process; saved before Ctrl-C, and before SLURM stops a job that submitit did not start."""
-    saves: list[Callable[[], None]] = [lambda: None]
+    job = Job(command)
 
     def requeue(signum: int, frame: object) -> None:
         if os.environ["SLURM_PROCID"] != "0":
             return  # the first process speaks for all
-        _aside(saves[-1])
+        _aside(job.save)
         subprocess.run(["scontrol", "requeue", _number()], timeout=60, check=True)
         sys.exit(128 + signum)
 
     if "SLURM_PROCID" in os.environ and "SUBMITIT_EXECUTOR" not in os.environ:
         signal.signal(signal.SIGUSR2, requeue)
-        signal.signal(signal.SIGTERM, lambda signum, frame: _linger(saves[-1]))
     try:
-        command.here(saves.append)
+        job()
     except KeyboardInterrupt:
-        saves[-1]()
+        job.save()
         raise
 
 

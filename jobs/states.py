@@ -15,6 +15,7 @@ from typing import Annotated
 import tyro
 from tabulate import tabulate
 
+from cluster.folder import holder
 from ebsc.errors import InputError, RunError
 from jobs.record import read_lines
 
@@ -82,7 +83,7 @@ class Jobs:
 
 def states(folders: Sequence[Path]) -> list[State]:
     """Where the work in each folder stands; one question to SLURM for all of them."""
-    tickets = {folder: _read(folder / "job.json") for folder in folders}
+    tickets = {folder: _ticket(folder) for folder in folders}
     known = _slurm([ticket["job"] for ticket in tickets.values() if ticket.get("cluster") == "slurm"])
     return [_state(folder, ticket, known) for folder, ticket in tickets.items()]
 
@@ -156,8 +157,8 @@ def _progress(folder: Path) -> tuple[str, str]:
 
 def _driver(folder: Path) -> str:
     """The host of the process that holds the folder now, empty when none does."""
-    who = _read(folder / "driver.json")
-    if not {"host", "pid"} <= who.keys() or (who["host"] == platform.node() and not _alive(who["pid"])):
+    who = holder(folder)
+    if not who or (who["host"] == platform.node() and not _alive(who["pid"])):
         return ""
     return str(who["host"])
 
@@ -174,9 +175,10 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _read(path: Path) -> dict:
+def _ticket(folder: Path) -> dict:
+    """What was written when the work was submitted; empty when it was not."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads((folder / "job.json").read_bytes())
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}

@@ -18,7 +18,7 @@ from ebsc.data import Dataset
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
-from ebsc.objectives import hyperparameters, learned
+from ebsc.objectives import check, hyperparameters, learned
 from ebsc.training import Schedule
 from jobs.fitting import Fitting, Watch
 from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
@@ -114,8 +114,7 @@ class Train:
             raise InputError(f"epsilon must be a positive number, not {self.epsilon}")
         if self.objective == "clean" and (self.joint or self.epsilon is not None or self.denoising or self.hyper):
             raise InputError("joint, epsilon, denoising and hyper need an --objective other than clean")
-        if self.draws < 1 or self.ramp < 0 or self.denoising < 0:
-            raise InputError("draws must be at least 1, ramp and the weight of denoising not negative")
+        check(self.draws, self.ramp, self.denoising)
         if self.epsilon is not None and "epsilon" in self.hyper:
             raise InputError("epsilon is given twice, by --epsilon and by --hyper")
         if self.objective != "clean":
@@ -155,8 +154,9 @@ class Train:
             if not part.on_lattice:
                 raise InputError(f"{part.name}: training needs images on the lattice of {part.levels} levels")
         train, held = self._split(whole)
-        spec, net = self._build(whole)
-        config = {"question": self._question(whole), "options": options(self), "provenance": provenance()}
+        start = model.load(self.start_from) if self.start_from else None
+        spec, net = self._build(whole, start)
+        config = {"question": self._question(whole, start), "options": options(self), "provenance": provenance()}
         if is_main() and self.token:
             self._clear()
         with RunFolder(self.folder, config, "model.json", "checkpoint") if is_main() else nullcontext():
@@ -230,7 +230,7 @@ class Train:
         order = np.random.default_rng(0).permutation(len(whole.labels))
         return whole.take(np.sort(order[count:])), whole.take(np.sort(order[:count]))
 
-    def _build(self, train: Dataset) -> tuple[ModelSpec, Ebsc]:
+    def _build(self, train: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> tuple[ModelSpec, Ebsc]:
         spec = ModelSpec(
             sigma=self.sigma,
             shape=train.shape,
@@ -241,8 +241,8 @@ class Train:
         )
         torch.manual_seed(self.energy.seed)
         net = model.build(spec)
-        if self.start_from:
-            given, theirs = model.load(self.start_from)
+        if start:
+            given, theirs = start
             if theirs.sigma != spec.sigma or theirs.shape != spec.shape or theirs.denoiser != spec.denoiser:
                 raise InputError(
                     f"{self.start_from} has sigma {theirs.sigma:g}, shape {theirs.shape}, denoiser {theirs.denoiser};"
@@ -253,12 +253,12 @@ class Train:
                 net.classifier = given.classifier
         return spec, net
 
-    def _question(self, whole: Dataset) -> dict[str, Any]:
+    def _question(self, whole: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> dict[str, Any]:
         """All that decides the weights."""
         here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "token", "start_from"}
         decides = {key: value for key, value in options(self).items() if key not in here}
-        start = model.load(self.start_from)[1].sha256 if self.start_from else None
-        return decides | {"checksum": whole.checksum, "looks": self.watch.looks, "start_from": start}
+        origin = start[1].sha256 if start else None
+        return decides | {"checksum": whole.checksum, "looks": self.watch.looks, "start_from": origin}
 
 
 def _evaluate(net: Ebsc, test: Dataset, device: torch.device) -> dict[str, float]:
