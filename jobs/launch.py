@@ -278,8 +278,9 @@ def _carry_out(command: Command) -> None:
 
     if "SLURM_PROCID" in os.environ and "SUBMITIT_EXECUTOR" not in os.environ:
         signal.signal(signal.SIGUSR2, requeue)
+        signal.signal(signal.SIGTERM, lambda signum, frame: _linger(job.save))
     try:
-        job()
+        command.here(job._hold)
     except KeyboardInterrupt:
         job.save()
         raise

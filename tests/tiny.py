@@ -2,7 +2,11 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -107,3 +111,23 @@ def columns(run: Path) -> dict[str, list[Any]]:
 def equal(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two structured arrays are the same, field by field."""
     return one.dtype == other.dtype and all((one[name] == other[name]).all() for name in one.dtype.names)
+
+
+def lines(path: Path) -> int:
+    """How many lines a record has by now."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def start_and_kill(module: str, words: list, folder: Path, record: str, after: int, **environment: str) -> None:
+    """Start a command as a process of its own and SIGKILL it when its record in `folder` has `after` lines."""
+    command = [sys.executable, "-m", module, *map(str, words), "-o", str(folder)]
+    errors = folder.with_name("stderr")
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=stderr) as process,
+    ):
+        deadline = time.monotonic() + 90
+        while lines(folder / record) < after and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, errors.read_text()

@@ -1,11 +1,5 @@
 """Killed at any moment and started again, a training ends with the weights of an undisturbed one, bit for bit."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import tiny
 
 STEPS = 30
@@ -22,24 +16,11 @@ WORDS = [
 
 
 def lines(folder):
-    path = folder / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return tiny.lines(folder / "metrics.jsonl")
 
 
 def start_and_kill(folder, after):
-    """Start the command as a process of its own and SIGKILL it when its metrics have `after` lines."""
-    command = [sys.executable, "-m", "jobs.train", *map(str, WORDS[1:]), "-o", str(folder)]
-    errors = folder.with_name("stderr")
-    alone = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (
-        errors.open("w") as stderr,
-        subprocess.Popen(command, env=alone, stdout=subprocess.DEVNULL, stderr=stderr) as process,
-    ):
-        deadline = time.monotonic() + 90
-        while lines(folder) < after and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, errors.read_text()
+    tiny.start_and_kill("jobs.train", WORDS[1:], folder, "metrics.jsonl", after, OMP_NUM_THREADS="1")
 
 
 def test_a_training_killed_again_and_again_ends_with_the_same_weights(tmp_path):

@@ -88,11 +88,7 @@ def await_restart(number: str) -> str:
 
 def await_lines(path: Path, count: int) -> None:
     """Until a training has written so many lines of its metrics.jsonl, or a certification of its ledger.jsonl."""
-    until(lambda: lines(path) >= count, f"{count} lines in {path}")
-
-
-def lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    until(lambda: tiny.lines(path) >= count, f"{count} lines in {path}")
 
 
 def steps_per_second(folder: Path) -> float:

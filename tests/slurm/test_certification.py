@@ -15,7 +15,7 @@ def test_a_certification_on_two_nodes_completes(certification, certified, place)
 
 
 def test_a_certification_that_is_preempted_and_then_loses_a_node_goes_on(certification, certified, place, laboratory):
-    ledger, looks = place / "run" / "ledger.jsonl", lab.lines(certified / "ledger.jsonl")
+    ledger, looks = place / "run" / "ledger.jsonl", tiny.lines(certified / "ledger.jsonl")
     number = lab.submit("certify", place / "run", *certification)
     lab.await_lines(ledger, looks // 5)
     lab.preempt()
