@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measuring import Task, machine, repeated, round_robin
 from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign, Unit
+from ebsc.device import as_graph
 from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc, ModelSpec, build
 from ebsc.votes import Precision, Voter
@@ -163,7 +164,7 @@ def networks(rounds: int, batch: int) -> list[dict[str, Any]]:
             for name, part in parts.items():
                 module = part.requires_grad_(False).to(dtype, memory_format=torch.channels_last)
                 flops[name] = count_flops(module, y)
-                step = torch.compile(module, fullgraph=True, dynamic=False) if compiled else module
+                step = as_graph(module, compiled)
                 tasks[name] = lambda step=step, y=y: step(y)
             seconds = round_robin({name: repeated(task, 10) for name, task in tasks.items()}, rounds)
         speed = {name: 10 * flops[name] / took / 1e9 for name, took in seconds.items()}

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -86,42 +87,62 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
     """
     meeting = shared / f"ray-{allocation.job}.json"
     scratch = Path(tempfile.gettempdir()) / f"ebsc-{allocation.job}"
-    if allocation.node == 0:
-        port, token = _free_port(), secrets.token_hex(32)
-    else:
+    any_start = f"{allocation.job.partition('-')[0]}-*"
+    for left in scratch.parent.glob(f"ebsc-{any_start}"):
+        if left != scratch:  # by a start of this job that was killed
+            shutil.rmtree(left, ignore_errors=True)
+    if allocation.node:
         where = _await(meeting)
-        port, token = where["port"], where["token"]
+        ip = _prepare(where["token"])
+        words = [f"--address={where['ip']}:{where['port']}", *_resources(allocation, ip)]
+        with _started(scratch, *words) as process:
+            while meeting.exists() and process.poll() is None:
+                time.sleep(0.5)
+            yield None
+        return
+    port, token = _free_port(), secrets.token_hex(32)
+    ip = _prepare(token)
+    head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={scratch}"]
+    with _started(scratch, *head, *_resources(allocation, ip)) as process:
+        _listening(ip, port, process)
+        shared.mkdir(parents=True, exist_ok=True)
+        for left in shared.glob(f"ray-{any_start}.json"):
+            left.unlink()
+        write_whole(meeting, json.dumps({"ip": ip, "port": port, "token": token}).encode(), mode=0o600)
+        try:
+            with _connected(f"{ip}:{port}"):
+                _joined(allocation.nodes)
+                yield f"{ip}:{port}"
+        finally:
+            meeting.unlink(missing_ok=True)
+
+
+def _prepare(token: str) -> str:
+    """Set Ray's authentication, and import it; the address of this node."""
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # when told to end, nothing is under way any more
     import ray  # not before: it reads its authentication when it is imported
 
-    ip = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+
+
+def _resources(allocation: Allocation, ip: str) -> list[str]:
     words = [f"--node-ip-address={ip}", f"--num-cpus={allocation.cpus}", f"--num-gpus={allocation.gpus}"]
     if allocation.memory:
         store = int(allocation.memory * _OBJECT_STORE)
         words += [f"--object-store-memory={store << 20}", f"--memory={(allocation.memory - store) << 20}"]
-    if allocation.node == 0:
-        head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={scratch}"]
-        process = _start(*head, *words)
-    else:
-        process = _start(f"--address={where['ip']}:{port}", *words)
+    return words
+
+
+@contextmanager
+def _started(scratch: Path, *words: str) -> Iterator[subprocess.Popen]:
+    """``ray start`` with these words, for as long as the context lasts; its files go with it."""
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *words]
+    # SLURM's warning is for the driver, but with some settings it reaches all processes of the step
+    process = subprocess.Popen(["sh", "-c", 'trap "" USR2; exec "$@"', "sh", *command], stdout=subprocess.DEVNULL)
     try:
-        if allocation.node == 0:
-            _listening(ip, port, process)
-            shared.mkdir(parents=True, exist_ok=True)
-            write_whole(meeting, json.dumps({"ip": ip, "port": port, "token": token}).encode(), mode=0o600)
-            ray.init(address=f"{ip}:{port}", log_to_driver=False)
-            try:
-                _joined(allocation.nodes)
-                yield f"{ip}:{port}"
-            finally:
-                ray.shutdown()
-        else:
-            while meeting.exists() and process.poll() is None:
-                time.sleep(0.5)
-            yield None
+        yield process
     finally:
-        if allocation.node == 0:
-            meeting.unlink(missing_ok=True)
         process.terminate()
         try:
             process.wait(10)
@@ -130,9 +151,17 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _start(*words: str) -> subprocess.Popen:
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+@contextmanager
+def _connected(address: str) -> Iterator[None]:
+    import ray
+
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(address=address, log_to_driver=False)
+    signal.signal(signal.SIGTERM, handler)  # Ray has put one in its place that aborts this process
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _free_port() -> int:
@@ -143,31 +172,36 @@ def _free_port() -> int:
 
 def _await(meeting: Path) -> dict:
     """What the head wrote for this start of the job."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
+    for _ in _attempts():
         with suppress(OSError, ValueError):
             found: dict = json.loads(meeting.read_bytes())
             return found
-        time.sleep(0.2)
     raise RunError(f"Ray's head did not write {meeting} within {START_SECONDS:g} s: do all nodes see that folder?")
 
 
 def _listening(ip: str, port: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    for _ in _attempts():
+        if process.poll() is not None:
+            break
         with suppress(OSError), socket.create_connection((ip, port), timeout=1):
             return
-        time.sleep(0.2)
     raise RunError(f"Ray's head did not come up on {ip}:{port}; its words are above")
 
 
 def _joined(nodes: int) -> None:
     import ray
 
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
+    alive = 0
+    for _ in _attempts():
         alive = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
         if alive == nodes:
             return
-        time.sleep(0.2)
     raise RunError(f"only {alive} of {nodes} nodes joined Ray within {START_SECONDS:g} s")
+
+
+def _attempts() -> Iterator[None]:
+    """Five times a second, for as long as Ray may take to come up."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(0.2)

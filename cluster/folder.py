@@ -14,7 +14,7 @@ import filelock
 from ebsc.errors import InputError
 from ebsc.files import make_folder, write_whole
 
-__all__ = ["RunFolder", "clear", "read_config"]
+__all__ = ["RunFolder", "clear", "holder", "read_config"]
 
 
 class RunFolder:
@@ -24,21 +24,21 @@ class RunFolder:
         path: the folder.
         config: what the work is. All under ``config["question"]`` must equal what the folder already holds; the rest
             (how many workers, which host) may change from session to session.
-        artefact: a file that makes no sense without a ``config.json``.
+        artefacts: files that make no sense without a ``config.json``.
 
     Raises:
         InputError: another process holds the folder; it holds another configuration; it cannot be written. Nothing is
             overwritten.
     """
 
-    def __init__(self, path: str | Path, config: dict[str, Any], artefact: str) -> None:
+    def __init__(self, path: str | Path, config: dict[str, Any], *artefacts: str) -> None:
         self.path = Path(path)
         make_folder(self.path, "run folder")
         self._lock = _acquire(self.path)
         try:
             who = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             write_whole(self.path / "driver.json", json.dumps(who).encode())
-            self._check(config, artefact)
+            self._check(config, artefacts)
         except BaseException:
             self.release()
             raise
@@ -54,11 +54,12 @@ class RunFolder:
         (self.path / "driver.json").unlink(missing_ok=True)
         self._lock.release()
 
-    def _check(self, config: dict[str, Any], artefact: str) -> None:
+    def _check(self, config: dict[str, Any], artefacts: Iterable[str]) -> None:
         path = self.path / "config.json"
         if not path.exists():
-            if (self.path / artefact).exists():
-                raise InputError(f"{self.path} holds {artefact} but no config.json: not a folder that can go on")
+            for artefact in artefacts:
+                if (self.path / artefact).exists():
+                    raise InputError(f"{self.path} holds {artefact} but no config.json: not a folder that can go on")
             write_whole(path, json.dumps(config, indent=2).encode() + b"\n")
             return
         old, new = (_flat(question) for question in (read_config(self.path)["question"], config["question"]))
@@ -102,7 +103,9 @@ def _acquire(folder: Path) -> filelock.FileLock:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise InputError(f"{folder} is in use by another driver ({_holder(folder)})") from None
+        who = holder(folder)
+        by = f"process {who['pid']} on {who['host']} since {who['since']}" if who else "holder unknown"
+        raise InputError(f"{folder} is in use by another driver ({by})") from None
     return lock
 
 
@@ -123,9 +126,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def _holder(folder: Path) -> str:
+def holder(folder: Path) -> dict[str, Any]:
+    """Who holds a folder, as its process wrote it: host, pid, since. Empty when nobody does, or it cannot be read."""
     try:
         who = json.loads((folder / "driver.json").read_bytes())
-        return f"process {who['pid']} on {who['host']} since {who['since']}"
-    except (OSError, ValueError, KeyError):
-        return "holder unknown"
+        return {key: who[key] for key in ("host", "pid", "since")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

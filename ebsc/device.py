@@ -1,12 +1,13 @@
-"""Which device to use."""
+"""Which device to use, and how to compile for it."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 
 from ebsc.errors import InputError
 
-__all__ = ["Device", "pick"]
+__all__ = ["Device", "as_graph", "pick"]
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -20,3 +21,8 @@ def pick(device: Device) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda is asked for, but torch finds none: use auto or cpu")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def as_graph(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:
+    """The function compiled as one graph for each shape that it sees, or as it is. Needs a C++ compiler on a CPU."""
+    return torch.compile(function, fullgraph=True, dynamic=False) if wanted else function

@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Float, Float32, Int32, Shaped
 from torch import Tensor
 
+from ebsc.device import as_graph
+
 __all__ = ["BLOCK", "REFINEMENT", "Normals", "Stream", "box_muller", "perturb"]
 
 BLOCK = 128
@@ -62,7 +64,7 @@ class Normals:
         self.seed = seed
         self.shape = (BLOCK, *shape)
         self.device = torch.device(device)
-        self._transform = torch.compile(box_muller, fullgraph=True, dynamic=False) if compiled else box_muller
+        self._transform = as_graph(box_muller, compiled)
 
     def block(self, image: int, stream: Stream, block: int) -> Float32[Tensor, "..."]:
         """The draws ``block * BLOCK`` to ``(block + 1) * BLOCK - 1`` of an image."""

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from math import isfinite
+from sys import float_info
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss, softmax
 
 from ebsc.attack import Gradient, ascend, project
+from ebsc.device import as_graph
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
 from ebsc.training import Batch, Objective, Randomness
@@ -30,6 +32,7 @@ __all__ = [
     "Network",
     "Votes",
     "catrs",
+    "check",
     "consistency",
     "gaussian",
     "hyperparameters",
@@ -57,9 +60,9 @@ class Network:
 
     def __init__(self, model: Ebsc, *, compiled: bool = False) -> None:
         self.model = model
-        self._compile: Callable = partial(torch.compile, fullgraph=True, dynamic=False) if compiled else lambda f: f
-        self.logits = self._compile(self._logits)
-        self.denoise = self._compile(lambda y: self.model.denoiser(y).float())
+        self._compiled = compiled
+        self.logits = as_graph(self._logits, compiled)
+        self.denoise = as_graph(lambda y: self.model.denoiser(y).float(), compiled)
         self._gradients: dict[Callable, Callable] = {}
 
     def _logits(self, y: Float[Tensor, "draw row channel height width"]) -> Logits:
@@ -74,7 +77,7 @@ class Network:
             def gradient(x: Tensor, noise: Tensor, *targets: Tensor) -> Tensor:
                 return torch.func.grad(lambda v: value(self._logits(v + noise), *targets))(x)
 
-            self._gradients[value] = self._compile(gradient)
+            self._gradients[value] = as_graph(gradient, self._compiled)
 
         def at(x: Tensor) -> Tensor:
             self.model.eval()
@@ -111,9 +114,14 @@ class Votes:
         return self.network.gradient(value, self.noise, *targets)
 
 
+def _mean(logits: Logits) -> Float[Tensor, "row class"]:
+    """Mean over draws of the outputs: the probabilities of the smoothed classifier."""
+    return softmax(logits, 2).mean(0)
+
+
 def _expected_cross_entropy(logits: Logits, labels: Labels) -> Tensor:
     """-log of the mean probability over draws, summed over rows: what an attack on the smoothed classifier raises."""
-    return nll_loss(softmax(logits, 2).mean(0).clamp(min=1e-20).log(), labels, reduction="sum")
+    return nll_loss(_mean(logits).clamp(min=1e-20).log(), labels, reduction="sum")
 
 
 def _each(logits: Logits, labels: Labels) -> Float[Tensor, "draw row"]:
@@ -170,7 +178,7 @@ def consistency(votes: Votes, x: Images, labels: Labels, *, weight: float = 5.0,
     MNIST logs: 2 draws; weight 10 at sigma 0.25.
     """
     logits = votes(x)
-    mean = softmax(logits, 2).mean(0)
+    mean = _mean(logits)
     spread = _kl(mean.expand_as(logits), logits).mean()
     uncertainty = -(mean * mean.clamp(min=1e-20).log()).sum(1).mean()
     return _each(logits, labels).mean() + weight * spread + entropy * uncertainty, logits
@@ -191,10 +199,10 @@ def macer(
     ramp of training is over. Published MNIST logs: 16 draws, a ramp of a third of training; weight 6 at sigma 1.
     """
     logits = votes(x)
-    loss = nll_loss((softmax(logits, 2).mean(0) + 1e-10).log(), labels)
+    loss = nll_loss((_mean(logits) + 1e-10).log(), labels)
     if votes.strength < 1:
         return loss, logits
-    best = softmax(temperature * logits, 2).mean(0).topk(2)
+    best = _mean(temperature * logits).topk(2)
     gap = torch.special.ndtri(best.values[:, 1]) - torch.special.ndtri(best.values[:, 0])
     counts = (best.indices[:, 0] == labels) & torch.isfinite(gap) & (gap.abs() <= margin)
     # picked before the inverse: through an infinite one the gradient would be NaN even where it is masked
@@ -228,7 +236,7 @@ def smoothmix(
     if mix_step:
         near = (x + project(near - x, votes.strength * step * mix_step)).clamp(0, 1)
     logits = votes(near)
-    mean = softmax(logits, 2).mean(0)
+    mean = _mean(logits)
     share = votes.random.uniform(1)[0] / 2
     between = torch.lerp(near, far, share[:, None, None, None])
     target = torch.lerp(mean, torch.full_like(mean, 1 / mean.shape[1]), share[:, None])
@@ -249,7 +257,7 @@ def catrs(
     of a network trained before; here it is the network's own mean output.
     """
     logits = votes(x)
-    target = softmax(logits.detach(), 2).mean(0)
+    target = _mean(logits.detach())
     share = (logits.argmax(2) == labels).float().mean(0)
     kept = (votes.random.uniform(len(logits)) < share).sum(0).clamp(min=1)
     order = torch.arange(len(logits), device=kept.device)[:, None]
@@ -312,8 +320,7 @@ def learned(
     Raises:
         InputError: an unknown name or hyperparameter, or draws < 1.
     """
-    if draws < 1 or ramp < 0 or denoising < 0:
-        raise InputError("draws must be at least 1, ramp and the weight of denoising not negative")
+    check(draws, ramp, denoising)
     chosen = hyperparameters(name, options)
     function = partial(OBJECTIVES[name], **chosen)
     network = Network(model, compiled=compiled)
@@ -323,7 +330,7 @@ def learned(
         noise = model.sigma * batch.random.normal(draws, *x.shape[1:])
         votes = Votes(network, noise, batch.random, min(1.0, (batch.step + 1) / (ramp + 1)))
         value, logits = function(votes, x, batch.labels)
-        right = (softmax(logits.detach(), 2).mean(0).argmax(1) == batch.labels).float().mean()
+        right = (_mean(logits.detach()).argmax(1) == batch.labels).float().mean()
         scalars = {"loss": value, "accuracy": right}
         if denoising:
             error = (network.denoise(x + noise[0]) - x).square().mean()
@@ -331,6 +338,12 @@ def learned(
         return scalars
 
     return loss
+
+
+def check(draws: int, ramp: int, denoising: float) -> None:
+    """Raise :class:`InputError` unless :func:`learned` takes these."""
+    if draws < 1 or ramp < 0 or denoising < 0:
+        raise InputError("draws must be at least 1, ramp and the weight of denoising not negative")
 
 
 def hyperparameters(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -351,7 +364,8 @@ def hyperparameters(name: str, options: dict[str, Any]) -> dict[str, Any]:
         if key not in known:
             raise InputError(f"objective {name} has no {key!r}: it has {', '.join(known) or 'no hyperparameters'}")
         kind = known[key].annotation
-        if not isfinite(value) or value < 0 or (kind is int and value != int(value)) or (key == "steps" and value < 1):
+        least = {"steps": 1, "epsilon": float_info.min}.get(key, 0)
+        if not isfinite(value) or value < least or (kind is int and value != int(value)):
             raise InputError(
                 f"{key} of objective {name} must be a finite {kind.__name__} of the right size, not {value}"
             )

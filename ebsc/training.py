@@ -1,6 +1,6 @@
 """One training loop, which can be left after any step and gone on with; what is learned is a small function."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from math import cos, isfinite, pi
@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from ebsc.data import Dataset
+from ebsc.device import as_graph
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
 from ebsc.noise import perturb
@@ -32,6 +33,7 @@ __all__ = [
     "denoising",
     "denoising_error",
     "fit",
+    "noisy_batches",
 ]
 
 
@@ -159,7 +161,7 @@ def denoising(model: Ebsc, levels: int, compiled: bool = False) -> Objective:
 
     For an energy this is denoising score matching of the smoothed density (Saremi & Hyvärinen 2019).
     """
-    estimate = torch.compile(model.denoiser, fullgraph=True, dynamic=False) if compiled else model.denoiser
+    estimate = as_graph(model.denoiser, compiled)
 
     def loss(batch: Batch) -> dict[str, Tensor]:
         z = batch.random.normal(1, *batch.images.shape[1:])[0]
@@ -185,8 +187,8 @@ class Trainer:
 
     Under ``torch.distributed`` each process takes its rows of every batch and the gradients are averaged: the same
     training as in one process, but for the rounding of sums, and for batch normalisation, which sees only a process's
-    own rows. Left after any step and restored from :meth:`state`, it
-    ends with the weights of an undisturbed one, bit for bit.
+    own rows. Left after any step and restored from :meth:`state`, it ends with the weights of an undisturbed one, bit
+    for bit.
 
     Args:
         module: what is trained: those of its parameters that require gradients. The objective refers to it.
@@ -224,8 +226,10 @@ class Trainer:
         self.module = module
         self._device = torch.device(device)
         module.to(self._device).to(memory_format=torch.channels_last).train()
-        self.average = AveragedModel(module, multi_avg_fn=_ema(schedule.ema), use_buffers=True)
         self._weights = [weight for weight in module.parameters() if weight.requires_grad]
+        frozen = {weight.data_ptr() for weight in module.parameters() if not weight.requires_grad}
+        self.average = AveragedModel(module, multi_avg_fn=_ema(schedule.ema, frozen), use_buffers=True)
+        self._buffers = dict(module.named_buffers())
         self._optimizer = torch.optim.Adam(self._weights, lr=schedule.learning_rate)
         loss = _Loss(module, objective)
         self._loss = DistributedDataParallel(loss) if spread else loss
@@ -235,7 +239,7 @@ class Trainer:
     @property
     def done(self) -> bool:
         """Whether all steps are made."""
-        return self.step == self.schedule.steps
+        return self.step >= self.schedule.steps
 
     def advance(self) -> Step:
         """Make one step.
@@ -246,7 +250,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self.schedule.rate(self.step)
         # batch normalisation changes its statistics half-way through a step
-        self._before = {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
+        self._before = {f"module.{name}": buffer.clone() for name, buffer in self._buffers.items()}
         bfloat16 = self.schedule.precision == "bfloat16"
         # every phase compiles the same functions for other shapes, and DDP's own splitting does not know torch.func
         config = torch._dynamo.config.patch(recompile_limit=256, optimize_ddp=False)
@@ -293,16 +297,18 @@ class Trainer:
         try:
             self.module.load_state_dict(_below(state, "module"))
             self.average.load_state_dict(_below(state, "average"))
+            if not 0 <= int(state["step"]) <= self.schedule.steps:
+                raise ValueError("a step beyond the last")
             optimizer = self._optimizer.state_dict()
             optimizer["state"] = {
                 index: _below(state, f"optimizer.{index}") for index in range(len(self._weights)) if state["step"]
             }
-            for weight, moments in zip(self._weights, optimizer["state"].values(), strict=False):
-                if {moments["exp_avg"].shape, moments["exp_avg_sq"].shape} != {weight.shape}:
-                    raise ValueError("moments of other weights")
-            extra = {name for name in state if name.startswith(f"optimizer.{len(self._weights)}.")}
-            if extra:
-                raise ValueError("moments of more weights")
+            theirs = {name: value.shape for name, value in _below(state, "optimizer").items()}
+            moments = ("exp_avg", "exp_avg_sq")
+            ours = {f"{i}.{name}": weight.shape for i, weight in enumerate(self._weights) for name in moments}
+            ours |= {f"{i}.step": torch.Size() for i in range(len(self._weights))}
+            if theirs != (ours if state["step"] else {}):
+                raise ValueError("moments of other weights")
             self._optimizer.load_state_dict(optimizer)
             self.step = int(state["step"])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -370,13 +376,18 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}
 
 
-def _ema(decay: float) -> Callable[..., None]:
-    """Exponential moving average that forgets its start: the decay grows to ``decay`` over the first steps."""
+def _ema(decay: float, frozen: Collection[int]) -> Callable[..., None]:
+    """Exponential moving average that forgets its start: the decay grows to ``decay`` over the first steps.
+
+    Weights at the addresses ``frozen`` do not change, and are left alone.
+    """
 
     def update(average: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         done = int(count)
         weight = 1 - min(decay, (1 + done) / (10 + done))
         for kept, new in zip(average, current, strict=True):
+            if new.data_ptr() in frozen:
+                continue
             if kept.is_floating_point():
                 kept.lerp_(new, weight)
             else:
@@ -385,7 +396,7 @@ def _ema(decay: float) -> Callable[..., None]:
     return update
 
 
-def _in_batches(data: Dataset, sigma: float, seed: int, device: torch.device | str) -> Iterator[tuple[Tensor, ...]]:
+def noisy_batches(data: Dataset, sigma: float, seed: int, device: torch.device | str) -> Iterator[tuple[Tensor, ...]]:
     """Clean images, the same under noise, and labels."""
     generator = torch.Generator(device).manual_seed(seed)
     for first in range(0, len(data.labels), 512):
@@ -401,7 +412,7 @@ def denoising_error(
     """E|x - xhat(x + sigma eps)|^2 per pixel over a data set, one draw an image. Without a denoiser it is sigma^2."""
     denoiser = denoiser.to(device).eval()
     with torch.no_grad():
-        total = sum(float((denoiser(y) - x).square().sum()) for x, y, _ in _in_batches(data, sigma, seed, device))
+        total = sum(float((denoiser(y) - x).square().sum()) for x, y, _ in noisy_batches(data, sigma, seed, device))
     return total / data.images.size
 
 
@@ -409,5 +420,5 @@ def accuracy(model: Ebsc, data: Dataset, *, seed: int = 0, device: torch.device 
     """Share of f(xhat(x + eps)) that is right, one draw an image: the accuracy of the base classifier of the vote."""
     model = model.to(device).eval()
     with torch.no_grad():
-        batches = _in_batches(data, model.sigma, seed, device)
+        batches = noisy_batches(data, model.sigma, seed, device)
         return sum(int((model(y).argmax(1) == labels).sum()) for _, y, labels in batches) / len(data.labels)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +11,7 @@ from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign
 from ebsc.data import Dataset
 from ebsc.model import Ebsc
-from ebsc.noise import perturb
+from ebsc.training import noisy_batches
 from ebsc.votes import Precision, Voter
 
 __all__ = ["Quick", "pictures", "quick_certificates"]
@@ -60,8 +61,7 @@ def pictures(
     model: Ebsc, data: Dataset, count: int = 8, *, seed: int = 0, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "3 image channel height width"]:
     """The first images of a data set, on the CPU: clean x, noisy y = x + sigma eps, and xhat(y)."""
-    images = torch.from_numpy(data.images[:count]).to(device)
-    generator = torch.Generator(device).manual_seed(seed)
-    y = perturb(images, torch.randn(images.shape, generator=generator, device=device), model.sigma, data.levels)
+    first = data.take(np.arange(min(count, len(data.labels))))
     with torch.no_grad():
-        return torch.stack([images / data.levels, y, model.denoiser(y)]).cpu()
+        rows = [torch.stack([x, y, model.denoiser(y)]) for x, y, _ in noisy_batches(first, model.sigma, seed, device)]
+        return torch.cat(rows, 1).cpu()

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from ebsc.campaign import Unit
+from ebsc.device import as_graph
 from ebsc.errors import InputError, one_line
 from ebsc.model import Ebsc
 from ebsc.noise import BLOCK, Normals, Stream, perturb
@@ -74,10 +75,7 @@ class Voter:
         self.images = torch.from_numpy(images).to(self.device)
         self._batch = torch.zeros(batch, *images.shape[1:], device=self.device, dtype=dtype)
         self._normals: Normals | None = None
-        self._perturb, self._classify = perturb, self._argmax
-        if compiled:
-            self._perturb = torch.compile(perturb, fullgraph=True, dynamic=False)
-            self._classify = torch.compile(self._argmax, fullgraph=True, dynamic=False)
+        self._perturb, self._classify = as_graph(perturb, compiled), as_graph(self._argmax, compiled)
         self._check()
 
     @property

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -114,7 +115,7 @@ class Certify:
         """Certify here, or hand the job to a cluster."""
         dispatch([self], "here" if self.cluster == "allocation" else self.cluster, self.slurm, self.folder)
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """The run folder."""
         return self.run_folder or Path("runs") / self._name(model.load(self.model)[1])

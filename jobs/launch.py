@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ import torch
 
 from ebsc.errors import EbscError, InputError, RunError, one_line
 from ebsc.files import make_folder, write_whole
-from jobs.states import states, table, wait
+from jobs.states import ask, states, table, wait
 
 __all__ = ["Cluster", "Command", "Hold", "Job", "Slurm", "dispatch", "processes", "sbatch_text"]
 
@@ -24,6 +26,12 @@ Cluster = Literal["here", "slurm", "local", "debug"]
 
 Hold = Callable[[Callable[[], None]], None]
 """Tells whoever watches for signals what to do before this process is stopped."""
+
+GRACE = 900.0
+"""Seconds for which a process that got SIGTERM waits for its end."""
+
+_PYTHON = f"""sh -c 'trap "" TERM USR2; exec "$0" "$@"' {shlex.quote(sys.executable)}"""
+"""Python with signals ignored until it listens: they would end the job as failed, and it would not be queued again."""
 
 # sbatch's own options that no option of ours covers, from its manual page
 _SBATCH = """
@@ -82,7 +90,8 @@ class Slurm:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.nodes, self.cpus, self.time, self.parallel, self.signal, self.tasks or 1) < 1:
+        tasks = 1 if self.tasks is None else self.tasks
+        if min(self.nodes, tasks, self.cpus, self.time, self.parallel, self.signal) < 1:
             raise InputError("nodes, tasks, cpus, time, parallel and signal must be at least 1")
         if self.gpus < 0 or self.requeues < 0 or (self.memory is not None and self.memory <= 0):
             raise InputError("gpus and requeues must not be negative, memory must be positive")
@@ -122,7 +131,6 @@ class Slurm:
             "cpus_per_task": self.cpus,
             "slurm_signal_delay_s": self.signal,
             "slurm_array_parallelism": self.parallel,
-            "slurm_wckey": None,
             # a node that dies takes its job back to the queue, and a dead task does not leave the others waiting
             "slurm_additional_parameters": {"requeue": True, **self.extra()},
             "slurm_srun_args": ["--kill-on-bad-exit=1"],
@@ -145,25 +153,30 @@ class Command(Protocol):
 
 
 class Job:
-    """A command as submitit runs it on a node. Whatever stops it, started again it goes on from its own folder."""
+    """A command as it is carried out, here or on a node by submitit, and what to save before it is stopped.
+
+    Whatever stops it, started again it goes on from its own folder.
+    """
 
     def __init__(self, command: Command) -> None:
         self.command = command
-        self._save: Callable[[], None] = lambda: None
+        self.save: Callable[[], None] = lambda: None
 
     def __call__(self) -> None:
         """Carry the command out."""
+        if "SLURM_PROCID" in os.environ:
+            signal.signal(signal.SIGTERM, lambda signum, frame: _linger(self.save))
         self.command.here(self._hold)
 
     def checkpoint(self) -> Any:
         """Called by submitit on the signal before a preemption or the time limit: save, and be queued again."""
         from submitit.helpers import DelayedSubmission
 
-        self._save()
+        _aside(self.save)
         return DelayedSubmission(Job(self.command))
 
     def _hold(self, save: Callable[[], None]) -> None:
-        self._save = save
+        self.save = save
 
     def __getstate__(self) -> dict[str, Any]:
         return {"command": self.command}
@@ -179,7 +192,7 @@ def dispatch(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder
         RunError: some failed; the others were carried out.
         InputError: the cluster is not there, or does not take the job.
     """
-    if cluster != "here":
+    if cluster != "here" or slurm.dry_run:
         submitted = _submit(commands, cluster, slurm, folder)
         if submitted and slurm.wait:
             wait(submitted)
@@ -204,12 +217,19 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
     """Hand the commands to submitit; returns their folders, none when nothing was to be submitted."""
     import submitit
 
+    if slurm.dry_run and cluster != "slurm":
+        raise InputError("--dry-run shows a script of sbatch: it needs --cluster slurm")
+    if cluster == "local" and (slurm.nodes > 1 or commands[0].tasks > 1):
+        raise InputError("--cluster local is one process: for several, torchrun --nproc-per-node N -m jobs.train ...")
     logs = (folder / "logs").absolute()
     try:
-        executor = submitit.AutoExecutor(folder=logs / "%j", cluster=cluster, slurm_max_num_timeout=slurm.requeues)
+        executor = submitit.AutoExecutor(
+            folder=logs / "%j", cluster=cluster, slurm_max_num_timeout=slurm.requeues, slurm_python=_PYTHON
+        )
     except RuntimeError as error:
         raise InputError(f"there is no SLURM here ({error}): use --cluster local or here") from error
     executor.update_parameters(**slurm.parameters(f"ebsc-{folder.name}", commands[0].tasks))
+    executor._executor.parameters["wckey"] = None  # else "submitit", which a cluster with such keys does not know
     if slurm.dry_run:
         print(sbatch_text(executor, len(commands)))
         return []
@@ -221,7 +241,7 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
         with submitit.helpers.clean_env(), executor.batch():
             os.environ |= keep
             jobs += [executor.submit(Job(command)) for command in commands]
-    except submitit.core.utils.FailedJobError as error:
+    except (submitit.core.utils.FailedJobError, OSError) as error:
         raise InputError(f"the job was not accepted: {one_line(error)}") from error
     if cluster == "debug":  # runs when it is asked for its result
         for job in jobs:
@@ -232,15 +252,14 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
         ticket = {"cluster": cluster, "job": job.job_id, "logs": str(job.paths.folder), "log": str(job.paths.stderr)}
         write_whole(command.folder / "job.json", json.dumps({**ticket, "time": time.time()}).encode())
         print(f"{command.folder}: {cluster} job {job.job_id}, logs in {job.paths.folder}", flush=True)
-    print(f"see them with: ebsc jobs {folder}; stop them with: scancel {jobs[0].job_id.split('_')[0]}")
+    stop = f"scancel {jobs[0].job_id.split('_')[0]}" if cluster == "slurm" else f"kill {jobs[0].job_id}"
+    print(f"see them with: ebsc jobs {folder}; stop them with: {stop}")
     return [command.folder for command in commands]
 
 
 def sbatch_text(executor: Any, count: int) -> str:
     """The sbatch script that submitit would submit for so many jobs."""
     inner = executor._executor  # submitit offers no other way to see it
-    if not hasattr(inner, "_make_submission_file_text"):
-        raise InputError("--dry-run shows a script of sbatch: it needs --cluster slurm")
     if count > 1:
         inner.parameters["map_count"] = count
     return str(inner._make_submission_file_text(inner._submitit_command_str, "dry-run"))
@@ -248,26 +267,55 @@ def sbatch_text(executor: Any, count: int) -> str:
 
 def _carry_out(command: Command) -> None:
     """Run a command in this process; saved before Ctrl-C, and before SLURM stops a job that submitit did not start."""
-    saves: list[Callable[[], None]] = []
+    job = Job(command)
 
-    def stop(signum: int, frame: object) -> None:
+    def requeue(signum: int, frame: object) -> None:
         if os.environ["SLURM_PROCID"] != "0":
             return  # the first process speaks for all
-        for save in saves[-1:]:
-            save()
-        if signum == signal.SIGUSR2:
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], timeout=60, check=True)
+        _aside(job.save)
+        subprocess.run(["scontrol", "requeue", _number()], timeout=60, check=True)
         sys.exit(128 + signum)
 
     if "SLURM_PROCID" in os.environ and "SUBMITIT_EXECUTOR" not in os.environ:
-        signal.signal(signal.SIGUSR2, stop)
-        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGUSR2, requeue)
+        signal.signal(signal.SIGTERM, lambda signum, frame: _linger(job.save))
     try:
-        command.here(saves.append)
+        command.here(job._hold)
     except KeyboardInterrupt:
-        for save in saves[-1:]:
-            save()
+        job.save()
         raise
+
+
+def _aside(save: Callable[[], None]) -> None:
+    """Save from a signal's handler, in a thread of its own.
+
+    The interrupted thread may be in the middle of torch.func.grad or of a compilation, when its tensors are not what
+    they seem. What goes wrong is said, and keeps no job from being queued again.
+    """
+    thread = threading.Thread(target=save)
+    thread.start()
+    thread.join()
+
+
+def _linger(save: Callable[[], None]) -> None:
+    """After SIGTERM: save, and end when SLURM has decided what becomes of the job.
+
+    To end before, in the grace time of a preemption, would count as a failure of the job, and it would not be queued
+    again. Nor is there a point in going on: the signal may have ended processes that this one needs, such as Ray's.
+    """
+    _aside(save)
+    deadline = time.monotonic() + GRACE
+    while time.monotonic() < deadline:
+        # the first process asks for all: srun ends the others with it
+        if os.environ["SLURM_PROCID"] == "0" and ask("squeue", "-h", "-j", _number(), "-o", "%T") != ["RUNNING"]:
+            sys.exit(128 + signal.SIGTERM)
+        time.sleep(1)
+
+
+def _number() -> str:
+    """This job's number, for commands of SLURM; that of an array's task, as the plain one may be the whole array's."""
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}" if task else os.environ["SLURM_JOB_ID"]
 
 
 @contextmanager
@@ -279,6 +327,7 @@ def processes(device: torch.device) -> Iterator[None]:
             return
         from submitit.helpers import TorchDistributedEnvironment
 
+        os.environ.setdefault("SUBMITIT_EXECUTOR", "slurm")  # it knows its way in the steps of other scripts, too
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

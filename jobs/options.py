@@ -1,6 +1,8 @@
 """Small languages of the command line: radii, slices, sweeps."""
 
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
 from itertools import product
 from math import floor
@@ -58,10 +60,12 @@ def parse_images(text: str, length: int) -> np.ndarray:
 
 
 def option_names(command: Any) -> list[str]:
-    """The options of a command, those of a group as ``group.option``."""
+    """The options of a command that decide its result, those of a group as ``group.option``."""
     names = []
     for item in fields(command):
         value = getattr(command, item.name)
+        if item.name in ("slurm", "cluster", "sweep", "token"):
+            continue
         if is_dataclass(value):
             names += [f"{item.name}.{name}" for name in option_names(value)]
         else:
@@ -109,6 +113,7 @@ def _set(command: Any, point: Sequence[tuple[str, str]]) -> Any:
         else:
             words += [prefix + option, value]
     try:
-        return tyro.cli(type(command), args=words, default=command, console_outputs=False)
+        with redirect_stderr(io.StringIO()):
+            return tyro.cli(type(command), args=words, default=command, console_outputs=False)
     except SystemExit:
         raise InputError(f"sweep: {' '.join(words)} is not what these options take") from None

@@ -14,7 +14,7 @@ from ebsc.errors import InputError
 from ebsc.files import write_whole
 from ebsc.training import Trainer
 
-__all__ = ["Keeper", "Logbook", "is_main", "last_line"]
+__all__ = ["Keeper", "Logbook", "is_main", "read_lines"]
 
 
 def is_main() -> bool:
@@ -135,18 +135,14 @@ class Logbook:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``; a torn last one is left out."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    """The lines of a ``metrics.jsonl``; a torn one, or one that is none of ours, is left out."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     found = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            entry = json.loads(line)
         except ValueError:
             continue
+        if isinstance(entry, dict) and {"part", "step", "steps"} <= entry.keys():
+            found.append(entry)
     return found
-
-
-def last_line(folder: Path) -> dict[str, Any]:
-    """What a training wrote last; empty when nothing."""
-    lines = read_lines(folder / "metrics.jsonl")
-    return lines[-1] if lines else {}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +15,11 @@ from typing import Annotated
 import tyro
 from tabulate import tabulate
 
+from cluster.folder import holder
 from ebsc.errors import InputError, RunError
 from jobs.record import read_lines
 
-__all__ = ["Jobs", "State", "states", "table", "wait"]
+__all__ = ["Jobs", "State", "ask", "states", "table", "wait"]
 
 _ACTIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "STAGE_OUT", "RESIZING")
 """States of SLURM that are not the end; any other than COMPLETED is a failure."""
@@ -81,7 +83,7 @@ class Jobs:
 
 def states(folders: Sequence[Path]) -> list[State]:
     """Where the work in each folder stands; one question to SLURM for all of them."""
-    tickets = {folder: _read(folder / "job.json") for folder in folders}
+    tickets = {folder: _ticket(folder) for folder in folders}
     known = _slurm([ticket["job"] for ticket in tickets.values() if ticket.get("cluster") == "slurm"])
     return [_state(folder, ticket, known) for folder, ticket in tickets.items()]
 
@@ -124,13 +126,16 @@ def wait(folders: Sequence[Path]) -> None:
 def _state(folder: Path, ticket: dict, known: dict[str, tuple[str, str]]) -> State:
     done = (folder / "model.json").exists() or (folder / "certificates.parquet").exists()
     here = _driver(folder)
-    state, where = known.get(ticket.get("job", ""), ("", ""))
+    on_slurm = ticket.get("cluster") == "slurm"
+    state, where = known.get(ticket["job"], ("", "")) if on_slurm else ("", "")
+    if done and state not in _ACTIVE:  # by that job, or since
+        state = "COMPLETED"
     if not state:
         where = here
         if here or (ticket.get("cluster") == "local" and _alive(int(ticket["job"]))):
             state = "RUNNING"
         else:
-            state = "COMPLETED" if done else "UNKNOWN" if ticket.get("cluster") == "slurm" else "STOPPED"
+            state = "UNKNOWN" if on_slurm else "STOPPED"
     progress, figures = _progress(folder)
     return State(folder, state, progress, figures, ticket.get("job", ""), where, ticket.get("log", ""))
 
@@ -152,13 +157,15 @@ def _progress(folder: Path) -> tuple[str, str]:
 
 def _driver(folder: Path) -> str:
     """The host of the process that holds the folder now, empty when none does."""
-    who = _read(folder / "driver.json")
+    who = holder(folder)
     if not who or (who["host"] == platform.node() and not _alive(who["pid"])):
         return ""
     return str(who["host"])
 
 
 def _alive(process: int) -> bool:
+    with suppress(ChildProcessError):
+        os.waitpid(process, os.WNOHANG)  # a child that has ended answers until its end is taken note of
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -168,9 +175,10 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _read(path: Path) -> dict:
+def _ticket(folder: Path) -> dict:
+    """What was written when the work was submitted; empty when it was not."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads((folder / "job.json").read_bytes())
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}
@@ -192,16 +200,17 @@ def _slurm(jobs: Sequence[str]) -> dict[str, tuple[str, str]]:
         return {}
     found: dict[str, tuple[str, str]] = {}
     ids = ",".join(sorted({job.split("_")[0] for job in jobs}))
-    for line in _ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,NodeList", "-j", ids):
+    for line in ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,NodeList", "-j", ids):
         job, state, nodes = line.split("|")
         found[job] = (state.split()[0], nodes)
-    for line in _ask("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%N|%r", "-j", ids):
+    for line in ask("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%N|%r", "-j", ids):
         job, state, nodes, reason = line.split("|")
         found[job] = (state, nodes or f"({reason})")
     return found
 
 
-def _ask(*words: str) -> list[str]:
+def ask(*words: str) -> list[str]:
+    """The lines that a command of SLURM answers; none when it does not know the job, or does not answer."""
     try:
         answer = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
     except subprocess.CalledProcessError:  # none of the jobs is known there any more

@@ -1,23 +1,24 @@
 """``ebsc train``: learn the energy of the smoothed density, and a classifier on its estimates."""
 
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 import numpy as np
 import torch
 import tyro
 from torch import nn
 
-from cluster.folder import RunFolder, clear
+from cluster.folder import RunFolder, clear, read_config
 from ebsc import data, model, training
 from ebsc.data import Dataset
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
-from ebsc.objectives import hyperparameters, learned
+from ebsc.objectives import check, hyperparameters, learned
 from ebsc.training import Schedule
 from jobs.fitting import Fitting, Watch
 from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
@@ -27,7 +28,7 @@ from jobs.record import is_main
 
 __all__ = ["Train"]
 
-_MADE = ("config.json", "model.json", "model.safetensors", "metrics.jsonl", "job.json", "checkpoint", "tensorboard")
+_MADE = ("config.json", "model.json", "model.safetensors", "metrics.jsonl", "checkpoint", "tensorboard")
 """What a training leaves in its folder."""
 
 
@@ -104,12 +105,18 @@ class Train:
     slurm: Annotated[Slurm, tyro.conf.OmitArgPrefixes] = field(default_factory=Slurm)
     """What to ask SLURM for."""
 
+    token: Annotated[str, tyro.conf.Suppress] = ""
+    """Of a command that overwrites: tells its own traces from older ones when it is started again."""
+
     def __post_init__(self) -> None:
         model.check_sigma(self.sigma)
         if self.epsilon is not None and not 0 < self.epsilon < float("inf"):
             raise InputError(f"epsilon must be a positive number, not {self.epsilon}")
         if self.objective == "clean" and (self.joint or self.epsilon is not None or self.denoising or self.hyper):
             raise InputError("joint, epsilon, denoising and hyper need an --objective other than clean")
+        check(self.draws, self.ramp, self.denoising)
+        if self.epsilon is not None and "epsilon" in self.hyper:
+            raise InputError("epsilon is given twice, by --epsilon and by --hyper")
         if self.objective != "clean":
             hyperparameters(self.objective, self._hyper)
         if self.denoiser == "none" and (self.joint or self.denoising):
@@ -117,13 +124,11 @@ class Train:
 
     def run(self) -> None:
         """Train here, or hand the job or the sweep to a cluster."""
+        asked = replace(self, token=uuid4().hex if self.overwrite else "")
         points = [
-            replace(point, out=self._base / label, sweep=(), overwrite=False)
-            for label, point in parse_sweep(replace(self, out=None), self.sweep).items()
-        ] or [replace(self, overwrite=False)]
-        if self.overwrite:
-            for point in points:
-                clear(point.folder, _MADE)
+            replace(point, out=self._base / label, sweep=())
+            for label, point in parse_sweep(replace(asked, out=None), self.sweep).items()
+        ] or [asked]
         dispatch(points, self.cluster, self.slurm, self._base)
 
     @property
@@ -149,9 +154,12 @@ class Train:
             if not part.on_lattice:
                 raise InputError(f"{part.name}: training needs images on the lattice of {part.levels} levels")
         train, held = self._split(whole)
-        spec, net = self._build(whole)
-        config = {"question": self._question(whole), "options": options(self), "provenance": provenance()}
-        with RunFolder(self.folder, config, "model.json") if is_main() else nullcontext():
+        start = model.load(self.start_from) if self.start_from else None
+        spec, net = self._build(whole, start)
+        config = {"question": self._question(whole, start), "options": options(self), "provenance": provenance()}
+        if is_main() and self.token:
+            self._clear()
+        with RunFolder(self.folder, config, "model.json", "checkpoint") if is_main() else nullcontext():
             if (self.folder / "model.json").exists():
                 print(f"{self.folder} is trained already; --overwrite trains it again")
                 return
@@ -164,6 +172,13 @@ class Train:
                 record = {"data": self.data, "checksum": whole.checksum, "figures": figures, "options": options(self)}
                 model.save(self.folder, net, replace(spec, training={**record, **provenance()}))
                 print(f"model written to {self.folder} ({sum(p.numel() for p in net.parameters()):,} parameters)")
+
+    def _clear(self) -> None:
+        """Remove what was there before this command: not what it made itself before it was interrupted."""
+        with suppress(InputError, KeyError):
+            if read_config(self.folder)["options"]["token"] == self.token:
+                return
+        clear(self.folder, _MADE)
 
     def _parts(self, fitting: Fitting) -> None:
         """The energy, then the classifier or both."""
@@ -215,7 +230,7 @@ class Train:
         order = np.random.default_rng(0).permutation(len(whole.labels))
         return whole.take(np.sort(order[count:])), whole.take(np.sort(order[:count]))
 
-    def _build(self, train: Dataset) -> tuple[ModelSpec, Ebsc]:
+    def _build(self, train: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> tuple[ModelSpec, Ebsc]:
         spec = ModelSpec(
             sigma=self.sigma,
             shape=train.shape,
@@ -226,8 +241,8 @@ class Train:
         )
         torch.manual_seed(self.energy.seed)
         net = model.build(spec)
-        if self.start_from:
-            given, theirs = model.load(self.start_from)
+        if start:
+            given, theirs = start
             if theirs.sigma != spec.sigma or theirs.shape != spec.shape or theirs.denoiser != spec.denoiser:
                 raise InputError(
                     f"{self.start_from} has sigma {theirs.sigma:g}, shape {theirs.shape}, denoiser {theirs.denoiser};"
@@ -238,12 +253,12 @@ class Train:
                 net.classifier = given.classifier
         return spec, net
 
-    def _question(self, whole: Dataset) -> dict[str, Any]:
+    def _question(self, whole: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> dict[str, Any]:
         """All that decides the weights."""
-        here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "start_from"}
+        here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "token", "start_from"}
         decides = {key: value for key, value in options(self).items() if key not in here}
-        start = model.load(self.start_from)[1].sha256 if self.start_from else None
-        return decides | {"checksum": whole.checksum, "looks": self.watch.looks, "start_from": start}
+        origin = start[1].sha256 if start else None
+        return decides | {"checksum": whole.checksum, "looks": self.watch.looks, "start_from": origin}
 
 
 def _evaluate(net: Ebsc, test: Dataset, device: torch.device) -> dict[str, float]:

@@ -1,8 +1,14 @@
 """What the tests of `cluster`, `jobs` and the whole share: a model that needs no training, and the command line."""
 
 import io
+import json
+import os
+import signal
+import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -13,6 +19,7 @@ import torch
 
 from ebsc import data, model
 from ebsc.model import Ebsc, ModelSpec
+from ebsc.training import Step, Trainer
 from jobs.cli import main
 
 torch.set_num_threads(1)  # the networks are tiny, and the cores are shared: more threads would only wait for each other
@@ -61,6 +68,36 @@ def cli(*words: object) -> Finished:
     return Finished(status, out.getvalue(), err.getvalue())
 
 
+class Stopped(BaseException):
+    """As if the process had ended."""
+
+
+def stop() -> None:
+    raise Stopped
+
+
+@contextmanager
+def after(steps: int, act: Callable[[], None] = stop) -> Iterator[None]:
+    """Whoever trains in this process makes that many steps; then something happens, once."""
+    advance, made = Trainer.advance, 0
+
+    def counting(trainer: Trainer) -> Step:
+        nonlocal made
+        if made == steps:
+            act()
+        made += 1
+        return advance(trainer)
+
+    with patch.object(Trainer, "advance", counting):
+        yield
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a training, but for how fast it was."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
 def files(folder: Path) -> dict[str, bytes]:
     """All files below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -74,3 +111,23 @@ def columns(run: Path) -> dict[str, list[Any]]:
 def equal(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two structured arrays are the same, field by field."""
     return one.dtype == other.dtype and all((one[name] == other[name]).all() for name in one.dtype.names)
+
+
+def lines(path: Path) -> int:
+    """How many lines a record has by now."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def start_and_kill(module: str, words: list, folder: Path, record: str, after: int, **environment: str) -> None:
+    """Start a command as a process of its own and SIGKILL it when its record in `folder` has `after` lines."""
+    command = [sys.executable, "-m", module, *map(str, words), "-o", str(folder)]
+    errors = folder.with_name("stderr")
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=stderr) as process,
+    ):
+        deadline = time.monotonic() + 90
+        while lines(folder / record) < after and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, errors.read_text()

@@ -131,7 +131,7 @@ def test_another_question_is_refused_with_the_difference_named(tmp_path):
     with pytest.raises(InputError) as error:
         Ledger(tmp_path, other)
     assert "seed is 0 there, 7 here" in str(error.value)
-    assert "new is None there, 'x' here" in str(error.value)
+    assert 'new is None there, "x" here' in str(error.value)
     assert "budget" not in str(error.value)
     assert tiny.files(tmp_path) == before
 

@@ -1,9 +1,6 @@
 """The Bayes estimator against its closed form, against autograd, and as part of a network that is trained."""
 
-import subprocess
-import sys
-from pathlib import Path
-
+import compiling
 import pytest
 import torch
 from weights import with_random_weights
@@ -105,6 +102,4 @@ print("equal")
 
 
 def test_it_compiles_as_one_graph():
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", COMPILED], cwd=root, capture_output=True, text=True)
-    assert done.stdout == "equal\n", done.stderr
+    compiling.check(COMPILED)

@@ -1,9 +1,5 @@
 """Killed at any moment and started again, a run ends with the certificates of an undisturbed one."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,25 +8,12 @@ import tiny
 
 
 def lines(run):
-    path = run / "ledger.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return tiny.lines(run / "ledger.jsonl")
 
 
 def start_and_kill(words, run, workers, after):
-    """Start the command as a process of its own and SIGKILL it when its ledger has `after` lines."""
-    command = [sys.executable, "-m", "jobs.certify", *map(str, words[1:]), "-o", str(run), "--workers", str(workers)]
-    errors = run.with_name("stderr")
-    with (
-        errors.open("w") as stderr,
-        subprocess.Popen(
-            command, env=os.environ | {"EBSC_TEST_RUN": str(run)}, stdout=subprocess.DEVNULL, stderr=stderr
-        ) as process,
-    ):
-        deadline = time.monotonic() + 60
-        while lines(run) < after and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, errors.read_text()
+    words = [*words[1:], "--workers", workers]
+    tiny.start_and_kill("jobs.certify", words, run, "ledger.jsonl", after, EBSC_TEST_RUN=str(run))
 
 
 def left_behind(run):

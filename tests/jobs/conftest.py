@@ -1,3 +1,4 @@
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,3 +40,24 @@ def finished(tmp_path_factory):
 def place(finished, tmp_path):
     """A copy that a test may spoil."""
     return Place(Path(shutil.copytree(finished.folder, tmp_path / "place")))
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """A function that puts a shell script of a name before all other programs, in place of SLURM's."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def put(name, script):
+        path = folder / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    return put
+
+
+@pytest.fixture
+def no_slurm(tmp_path, monkeypatch):
+    """No program can be found."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))

@@ -285,12 +285,82 @@ CASES["train_in_reverse"] = lambda place: train(place, "--head.learning-rate=-1"
 CASES["train_with_a_bad_average"] = lambda place: train(place, "--energy.ema", 1), "ema"
 
 
-@case("already holds a model")
+for value in ("0", "-0.5", "nan", "inf"):
+    words = ("--objective", "smoothadv", f"--epsilon={value}")
+    CASES[f"epsilon_{value}"] = lambda place, words=words: train(place, *words), "epsilon must be a positive number"
+
+
+def learn(name, message, *words, objective="smoothadv"):
+    CASES[name] = lambda place: train(place, "--objective", objective, *words), message
+
+
+NEED = "need an --objective other than clean"
+learn("joint_on_clean_images", NEED, "--joint", objective="clean")
+learn("attack_on_clean_images", NEED, "--epsilon", 1, objective="clean")
+learn("denoising_on_clean_images", NEED, "--denoising", 1, objective="clean")
+learn("hyperparameters_on_clean_images", NEED, "--hyper", "steps", 5, objective="clean")
+learn("joint_without_a_denoiser", "need a denoiser", "--joint", "--denoiser", "none")
+learn("unknown_hyperparameter", "smoothadv has no 'colour': it has epsilon, steps", "--hyper", "colour", 1)
+learn("hyperparameter_of_another", "no 'weight': it has no hyper", "--hyper", "weight", 1, objective="gaussian")
+learn("attack_of_another", "gaussian has no 'epsilon'", "--epsilon", 1, objective="gaussian")
+learn("attack_without_a_step", "steps of objective smoothadv", "--hyper", "steps", 0)
+learn("attack_of_a_step_and_a_half", "finite int", "--hyper", "steps", 1.5)
+learn("weight_that_is_no_number", "finite float", "--hyper", "weight", "nan", objective="macer")
+learn("no_draw_of_noise", "draws must be at least 1", "--draws", 0)
+learn("negative_ramp", "ramp .* not negative", "--ramp=-1")
+learn("negative_weight_of_denoising", "denoising not negative", "--denoising=-1", "--joint")
+for value in (-1, 1437, 5000):
+    CASES[f"hold_out_{value}"] = (
+        lambda place, value=value: train(place, f"--held-out={value}"),
+        "held_out must lie between 0 and 1436",
+    )
+CASES["never_log"] = lambda place: train(place, "--watch.log", 0), "at least 1"
+CASES["never_look"] = lambda place: train(place, "--watch.looks", 0), "at least 1"
+CASES["save_before_now"] = lambda place: train(place, "--watch.save=-1"), "not negative"
+CASES["start_from_nowhere"] = lambda place: train(place, "--start-from", "nowhere"), "nowhere is not a model folder"
+
+
+@case("has sigma 0.25, .*asked for are 1, ")
+def start_from_another_sigma(place):
+    return train(place, "--start-from", place.model, "--width", 8, "--sigma", 1)
+
+
+@case("has sigma .*'width': 8}; asked for are .*'width': 4}")
+def start_from_another_width(place):
+    return train(place, "--start-from", place.model, "--sigma", 0.25)
+
+
+@case(r"has .*shape \(1, 8, 8\), .*asked for are .*\(1, 9, 9\)")
+def start_from_another_shape(place):
+    images = npz(place, np.zeros((3, 9, 9), dtype=np.uint8), train_labels=np.arange(3))
+    return train(place, "--start-from", place.model, "--width", 8, "--sigma", 0.25, "--data", images)
+
+
+@case(r"model\.json cannot be read")
+def start_from_a_damaged_model(place):
+    (place.model / "model.json").write_text("{")
+    return train(place, "--start-from", place.model)
+
+
+@case(r"holds model\.json but no config\.json")
 def train_over_a_model(place):
+    (place.model / "lock").touch()
     return train(place, "-o", place.model)
 
 
-@case("cannot write the model")
+@case(r"config\.json cannot be read")
+def train_on_with_a_damaged_config(place):
+    (place.model / "lock").touch()
+    (place.model / "config.json").write_text("{")
+    return train(place, "-o", place.model)
+
+
+@case("another configuration.*model")
+def train_in_a_run_folder(place):
+    return train(place, "-o", place.run)
+
+
+@case("cannot write the (model|run folder)")
 def train_below_a_file(place):
     """Said before training, not after it: the line on stderr is the only one."""
     return train(place, "-o", place.model / "model.json" / "model")

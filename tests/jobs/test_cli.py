@@ -8,16 +8,20 @@ import tiny
 
 from jobs.certify import Certify
 from jobs.demo import Demo
+from jobs.launch import Slurm
+from jobs.states import Jobs
 from jobs.tables import Table
 from jobs.train import Train
 
-COMMANDS = {"train": Train, "certify": Certify, "table": Table, "demo": Demo}
+COMMANDS = {"train": Train, "certify": Certify, "table": Table, "jobs": Jobs, "demo": Demo}
 
 
 def fields(command, prefix=""):
-    """Names of all options of a dataclass, nested ones with a dot."""
+    """Names of all options of a dataclass, nested ones with a dot, but those for SLURM."""
     for field in dataclasses.fields(command):
-        if dataclasses.is_dataclass(field.type):
+        if field.name == "slurm":
+            yield from fields(Slurm)
+        elif dataclasses.is_dataclass(field.type):
             yield from fields(field.type, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}".replace("_", "-")
@@ -35,11 +39,11 @@ def test_help_explains_every_option(name, monkeypatch):
     result = tiny.cli(name, "--help")
     assert (result.status, result.err) == (0, "")
     explained = entries(result.out)
-    for field in set(fields(COMMANDS[name])) - {"model", "rows"}:  # the positional ones
+    for field in set(fields(COMMANDS[name])) - {"model", "rows", "folders", "token"}:  # positional, or not for people
         option = "--" + {"run-folder": "run"}.get(field, field)
         words = explained[option].split("(default")[0]
         assert re.search(r"[a-z]{2,}.*\.\s", words, re.DOTALL), words
-    if name in ("certify", "table"):
+    if name in ("certify", "table", "jobs"):
         assert re.search(r"PATH.*[a-z]{3,}.*\.", result.out.split("positional arguments")[1])
 
 

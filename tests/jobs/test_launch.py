@@ -1,0 +1,362 @@
+"""Commands handed to submitit: as text for sbatch, as processes of this machine, and to a SLURM made of scripts."""
+
+import json
+import os
+import pickle
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import submitit
+import tiny
+import torch
+
+from cluster.folder import RunFolder
+from ebsc.device import pick
+from ebsc.errors import InputError
+from jobs import launch, states
+from jobs.launch import Job, Slurm, processes
+from jobs.train import Train
+
+GOLDEN = Path(__file__).parent / "golden"
+QUICK = ["--width", 3, "--energy.steps", 2, "--energy.batch", 8, "--head.steps", 2, "--head.batch", 8]
+
+
+@pytest.fixture
+def slurm(program, tmp_path, monkeypatch):
+    """Programs that pass for SLURM: what sbatch and squeue were asked lies in a file each."""
+    program("srun", "exit 1")
+    program("sbatch", f'cp "$1" {tmp_path}/script; env > {tmp_path}/environment; echo "Submitted batch job 77"')
+    program("sacct", "exit 1")
+    program("squeue", "exit 1")
+    monkeypatch.setattr(states, "POLL", 0.0)
+    return program
+
+
+# -- the script -----------------------------------------------------------------------------------------------------
+
+ALL = """--partition gpu --account me --qos high --nodes 2 --gpus 4 --tasks 3 --cpus 8 --memory 64.5 --time 90
+    --constraint a100|h100 --gres fs:1 --parallel 3 --signal 60 --requeues 4 --sbatch reservation=night exclusive
+    exclude=n1,n2 mail-type=END""".split()  # noqa: SIM905
+TEXTS = {
+    "training": ["train", *QUICK, *ALL, "--setup", "module load cuda", "export A=1"],
+    "sweep": ["train", *QUICK, "--gpus", 2, "--sweep", "sigma=0.25,0.5", "energy.steps=3,4,5", "--parallel", 4],
+    "certification": ["certify", "model", "--nodes", 3, "--gpus", 8, "--cpus", 16, "--memory", 100, "--time", 30],
+}
+
+
+@pytest.mark.usefixtures("slurm")
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_script_for_sbatch_is_that_of_the_golden_file(name, tmp_path):
+    folder = tmp_path / "work"
+    result = tiny.cli(*TEXTS[name], "-o", folder, "--cluster", "slurm", "--dry-run")
+    assert (result.status, result.err) == (0, "")
+    text = result.out.replace(str(tmp_path), "/home/me").replace(shlex.quote(sys.executable), "/venv/bin/python")
+    assert text == (GOLDEN / f"{name}.sbatch").read_text() + "\n"
+    assert not folder.exists()
+    assert not (tmp_path / "script").exists()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_golden_files_are_valid_scripts(name):
+    subprocess.run(["bash", "-n", GOLDEN / f"{name}.sbatch"], check=True)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_look_at_the_script_removes_nothing(place):
+    before = tiny.files(place.folder)
+    words = ["train", "-o", place.model, *QUICK, "--overwrite", "--cluster", "slurm", "--dry-run"]
+    assert tiny.cli(*words).status == 0
+    assert tiny.files(place.folder) == before
+
+
+@pytest.mark.usefixtures("no_slurm")
+@pytest.mark.parametrize("words", [[], ["--dry-run"], ["--overwrite"], ["--sweep", "head.seed=1,2"]])
+def test_without_slurm_it_is_said_on_one_line_and_no_file_changes(place, words):
+    before = tiny.files(place.folder)
+    result = tiny.cli("train", "-o", place.model, *QUICK, "--cluster", "slurm", *words)
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    assert result.err.startswith("ebsc: there is no SLURM here")
+    assert "use --cluster local or here" in result.err
+    assert tiny.files(place.folder) == before
+
+
+@pytest.mark.parametrize("cluster", ["local", "debug"])
+def test_only_slurm_has_a_script_to_show(tmp_path, cluster):
+    result = tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--cluster", cluster, "--dry-run")
+    assert (result.status, result.out) == (2, "")
+    assert result.err == "ebsc: --dry-run shows a script of sbatch: it needs --cluster slurm\n"
+    assert tiny.files(tmp_path) == {}
+
+
+# -- what to ask for ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("item", ["colour=blue", "--colour", "partition=gpu", "array=0-3", "=1", ""])
+def test_an_unknown_parameter_of_sbatch_is_answered_with_the_list(item):
+    with pytest.raises(InputError, match=r"sbatch has no parameter '.*it has .*exclude, exclusive,.* reservation, "):
+        Slurm(sbatch=(item,))
+
+
+def test_parameters_of_sbatch_may_have_equals_signs_in_their_values():
+    extra = Slurm(sbatch=("export=A=1,B=2", "--hold", "nodelist=n[1-3]")).extra()
+    assert extra == {"export": "A=1,B=2", "hold": True, "nodelist": "n[1-3]"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({name: 0}, "must be at least 1") for name in ("nodes", "tasks", "cpus", "time", "parallel", "signal")]
+    + [({name: -1}, "must not be negative") for name in ("gpus", "requeues")]
+    + [({"memory": memory}, "memory must be positive") for memory in (0.0, -1.0)],
+)
+def test_what_cannot_be_asked_for_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        Slurm(**options)
+
+
+@pytest.mark.parametrize(("options", "tasks"), [({}, 1), ({"gpus": 4}, 4), ({"gpus": 4, "tasks": 2}, 2)])
+def test_a_training_has_a_process_for_each_gpu_unless_told_otherwise(options, tasks):
+    assert Train(slurm=Slurm(**options)).tasks == tasks
+
+
+# -- jobs -----------------------------------------------------------------------------------------------------------
+
+
+class Plain:
+    """A command that holds something to save, which cannot be pickled."""
+
+    def __init__(self, saved):
+        self.saved = saved
+
+    def here(self, hold):
+        hold(lambda: self.saved.append("first"))
+        hold(lambda: self.saved.append("second"))
+
+
+def test_a_job_is_a_small_pickle_that_holds_nothing_but_the_command():
+    job = Job(Train(sigma=0.25, slurm=Slurm(partition="gpu")))
+    job._hold(lambda: None)
+    packed = pickle.dumps(job)
+    assert len(packed) < 2000
+    assert pickle.loads(packed).command == job.command
+    assert vars(pickle.loads(packed)).keys() == vars(job).keys()
+
+
+def test_a_job_that_is_told_to_stop_saves_and_is_handed_in_afresh():
+    command = Plain([])
+    job = Job(command)
+    job()
+    again = job.checkpoint()
+    assert command.saved == ["second"]  # the state of the part that is being trained
+    assert isinstance(again, submitit.helpers.DelayedSubmission)
+    assert type(again.function) is Job
+    assert again.function is not job
+    assert again.function.command is command
+    assert (again.args, again.kwargs) == ((), {})
+    again.function.checkpoint()
+    assert command.saved == ["second"]  # nothing is held yet
+
+
+@pytest.mark.parametrize("environment", [{}, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, {"SLURM_NTASKS": "2"}])
+def test_a_process_that_is_alone_needs_no_group(monkeypatch, environment):
+    for name in ("RANK", "SLURM_NTASKS", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with processes(pick("cpu")):
+        assert not torch.distributed.is_initialized()
+
+
+def test_nothing_else_imports_submitit():
+    root = Path(launch.__file__).parents[1]
+    sources = {
+        path: path.read_text() for package in ("ebsc", "cluster", "jobs") for path in (root / package).glob("*.py")
+    }
+    assert len(sources) > 30
+    assert [path.name for path, text in sources.items() if re.search(r"(import|from) submitit", text)] == ["launch.py"]
+
+
+# -- submitted ------------------------------------------------------------------------------------------------------
+
+
+def ticket(folder):
+    return json.loads((folder / "job.json").read_text())
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_job_that_was_submitted_leaves_a_ticket(tmp_path):
+    folder = tmp_path / "model"
+    result = tiny.cli("train", "-o", folder, *QUICK, "--cluster", "slurm", "--partition", "gpu")
+    assert (result.status, result.err) == (0, "")
+    logs = folder / "logs" / "77"
+    assert result.out.splitlines() == [
+        f"{folder}: slurm job 77, logs in {logs}",
+        f"see them with: ebsc jobs {folder}; stop them with: scancel 77",
+    ]
+    found = ticket(folder)
+    assert found.pop("time") > 1.7e9
+    assert found == {"cluster": "slurm", "job": "77", "logs": str(logs), "log": str(logs / "77_0_log.err")}
+    delayed = submitit.core.utils.DelayedSubmission.load(logs / "77_submitted.pkl")
+    assert (delayed.function.command.out, delayed.function.command.width) == (folder, 3)
+    assert delayed._timeout_countdown == 1000
+    assert "#SBATCH --partition=gpu\n" in (tmp_path / "script").read_text()
+    assert not (folder / "config.json").exists()  # that is for the job to write
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_sweep_is_an_array_with_a_ticket_for_each_point(tmp_path):
+    folder = tmp_path / "sweep"
+    result = tiny.cli("train", "-o", folder, *QUICK, "--cluster", "slurm", "--sweep", "head.seed=1,2,3")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.splitlines()[-1] == f"see them with: ebsc jobs {folder}; stop them with: scancel 77"
+    assert "#SBATCH --array=0-2%3\n" in (tmp_path / "script").read_text()
+    for number in range(3):
+        point = folder / f"head.seed={number + 1}"
+        found = ticket(point)
+        assert (found["job"], found["log"]) == (f"77_{number}", f"{folder}/logs/77_{number}/77_{number}_0_log.err")
+        delayed = submitit.core.utils.DelayedSubmission.load(f"{found['logs']}/77_{number}_submitted.pkl")
+        assert (delayed.function.command.folder, delayed.function.command.head.seed) == (point, number + 1)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_inside_of_a_job_the_new_one_is_its_own_but_of_the_same_cluster(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", "/etc/mine.conf")
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    before = dict(os.environ)
+    assert tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--cluster", "slurm").status == 0
+    seen = (tmp_path / "environment").read_text().splitlines()
+    assert [line for line in seen if line.startswith("SLURM_")] == ["SLURM_CONF=/etc/mine.conf"]
+    assert dict(os.environ) == before
+
+
+def test_a_job_that_slurm_refuses_ends_with_status_2_and_its_words(slurm, tmp_path):
+    slurm("sbatch", 'echo "sbatch: error: invalid partition specified: gup" >&2; exit 1')
+    result = tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--cluster", "slurm", "--partition", "gup")
+    assert (result.status, result.out) == (2, "")
+    last = result.err.splitlines()[-1]
+    assert last == "ebsc: the job was not accepted: sbatch: error: invalid partition specified: gup"
+    assert not (tmp_path / "a" / "job.json").exists()
+
+
+def course(slurm, tmp_path, *answers):
+    """squeue gives these answers one after the other, the last one again and again."""
+    for number, answer in enumerate(answers):
+        (tmp_path / f"answer{number}").write_text(answer)
+    asked, last = tmp_path / "asked", len(answers) - 1
+    asked.write_text("")
+    count = f'n=$(wc -l < {asked}); echo "$@" >> {asked}'
+    slurm("squeue", f"{count}; cat {tmp_path}/answer$((n < {last} ? n : {last}))")
+
+
+def said(result):
+    """States as they were said, without the time."""
+    lines = result.out.split("scancel 77\n")[1].split("\nrun ")[0].splitlines()
+    return [line.split(": ", 1)[1].strip() for line in lines]
+
+
+def test_waiting_says_what_changes_until_all_is_over(slurm, tmp_path):
+    pending, running, done = "77|PENDING||Priority\n", "77|RUNNING|n1|None\n", "77|COMPLETED|n1|None\n"
+    course(slurm, tmp_path, pending, pending, running, running, done)
+    result = tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--cluster", "slurm", "--wait")
+    assert (result.status, result.err) == (0, "")
+    assert said(result) == ["pending (Priority)", "running n1", "completed n1"]
+    assert result.out.splitlines()[-1].split() == [
+        *[str(tmp_path / "a"), "completed", "77", "n1", str(tmp_path / "a/logs/77/77_0_log.err")]
+    ]
+
+
+def test_a_job_on_its_way_back_to_the_queue_is_waited_for(slurm, tmp_path):
+    failed, pending, done = "77|NODE_FAIL|n1|None\n", "77|PENDING||BeginTime\n", "77|COMPLETED|n2|None\n"
+    course(slurm, tmp_path, failed, pending, failed, done)
+    result = tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--cluster", "slurm", "--wait")
+    assert (result.status, result.err) == (0, "")
+    assert said(result) == ["node_fail n1", "pending (BeginTime)", "node_fail n1", "completed n2"]
+
+
+def test_waiting_for_a_sweep_ends_with_status_1_when_a_point_failed(slurm, tmp_path):
+    course(
+        slurm, tmp_path, "77_0|COMPLETED|n1|None\n77_1|RUNNING|n2|None\n", "77_0|COMPLETED|n1|None\n77_1|FAILED|n2|\n"
+    )
+    log = tmp_path / "a" / "logs" / "77_1" / "77_1_0_log.err"
+    log.parent.mkdir(parents=True)
+    log.write_text("ebsc.errors.InputError: sigma is too big\nsrun: error: n2: task 0: Exited with exit code 1\n")
+    words = ["train", "-o", tmp_path / "a", *QUICK, "--cluster", "slurm", "--wait", "--sweep", "sigma=0.5,9"]
+    result = tiny.cli(*words)
+    assert result.status == 1
+    assert result.err == f"ebsc: 1 of 2 did not complete: {tmp_path}/a/sigma=9 (failed)\n"
+    assert result.out.splitlines()[-1] == f"{tmp_path}/a/sigma=9: ebsc.errors.InputError: sigma is too big"
+
+
+# -- here, by submitit ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The weights of a training in this process."""
+    folder = tmp_path_factory.mktemp("here") / "model"
+    assert tiny.cli("train", "-o", folder, *QUICK).status == 0
+    return (folder / "model.safetensors").read_bytes()
+
+
+# submitit forgets the processes that it started, and leaves its logs open
+forgetful = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@forgetful
+@pytest.mark.timeout(90)
+def test_a_process_of_this_machine_trains_the_same(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(states, "POLL", 0.1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(Path(launch.__file__).parents[1])
+    result = tiny.cli("train", "-o", tmp_path, *QUICK, "--cluster", "local", "--wait")
+    assert (result.status, result.err) == (0, "")
+    assert (tmp_path / "model.safetensors").read_bytes() == here
+    assert "training the residual denoiser: 100%" in Path(ticket(tmp_path)["log"]).read_text()
+    assert result.out.splitlines()[-1].split()[:4] == [str(tmp_path), "completed", "head", "2/2"]
+    assert tiny.cli("jobs", tmp_path).out in result.out
+
+
+@forgetful
+def test_submitit_trains_the_same_in_this_process(here, tmp_path):
+    result = tiny.cli("train", "-o", tmp_path, *QUICK, "--cluster", "debug")
+    assert result.status == 0, result.err
+    assert (tmp_path / "model.safetensors").read_bytes() == here
+
+
+def test_this_machine_is_one_node(tmp_path):
+    result = tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--cluster", "local", "--nodes", 2)
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    assert tiny.files(tmp_path) == {}
+
+
+@pytest.mark.usefixtures("slurm")
+def test_submitting_a_job_clears_nothing_yet(tmp_path):
+    folder = tmp_path / "a"
+    with RunFolder(folder, {"question": {}}, "model.json"):
+        before = tiny.files(folder)
+        result = tiny.cli("train", "-o", folder, *QUICK, "--cluster", "slurm", "--overwrite")
+        after = tiny.files(folder)
+        assert {name: after[name] for name in before} == before
+    assert result.status == 0, result.err  # the job itself is refused, if the folder is still in use then
+
+
+def test_a_job_that_overwrites_clears_older_traces_and_not_its_own_when_it_is_started_again(tmp_path):
+    ours, older = Train(out=tmp_path, token="ours"), Train(out=tmp_path, token="older")
+    for clearing, left in ((ours, True), (older, False)):
+        (tmp_path / "config.json").write_text('{"question": {}, "options": {"token": "ours"}}')
+        (tmp_path / "checkpoint").mkdir(exist_ok=True)
+        clearing._clear()
+        assert (tmp_path / "config.json").exists() == (tmp_path / "checkpoint").exists() == left
+
+
+def test_every_point_of_a_command_that_overwrites_has_its_token(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("jobs.train.dispatch", lambda commands, *rest: seen.extend(commands))
+    Train(out=tmp_path, overwrite=True, sweep=("head.seed=1,2",)).run()
+    Train(out=tmp_path).run()
+    tokens = [command.token for command in seen]
+    assert tokens[0] == tokens[1] != ""
+    assert tokens[2] == ""

@@ -1,0 +1,26 @@
+"""Certifications with Ray over the nodes of a job end with the certificates of one in a single process."""
+
+import lab
+import pytest
+import tiny
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+
+
+def test_a_certification_on_two_nodes_completes(certification, certified, place):
+    number = lab.submit("certify", place / "run", *certification)
+    lab.await_end(number)
+    assert "on 2 workers" in lab.log(place / "run")
+    assert tiny.columns(place / "run") == tiny.columns(certified)
+
+
+def test_a_certification_that_is_preempted_and_then_loses_a_node_goes_on(certification, certified, place, laboratory):
+    ledger, looks = place / "run" / "ledger.jsonl", tiny.lines(certified / "ledger.jsonl")
+    number = lab.submit("certify", place / "run", *certification)
+    lab.await_lines(ledger, looks // 5)
+    lab.preempt()
+    assert lab.await_restart(number) == "n[1-2]"
+    lab.await_lines(ledger, looks // 2)
+    lab.declare_dead("n2")
+    assert lab.await_end(number)["Restarts"] == "2"
+    assert tiny.columns(place / "run") == tiny.columns(certified)
