@@ -6,6 +6,7 @@ from scipy import stats
 from scipy.special import betainccinv, betaincinv, ndtr, ndtri
 
 __all__ = [
+    "between",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "false_certificates",
@@ -63,6 +64,23 @@ def probability(radii: Shaped[np.ndarray, "*shape"] | float, sigma: float) -> Fl
     0.5
     """
     return np.asarray(ndtr(np.asarray(radii, dtype=np.float64) / sigma))
+
+
+def between(
+    p_a: Shaped[np.ndarray, "*shape"] | float, p_b: Shaped[np.ndarray, "*shape"] | float
+) -> Float64[np.ndarray, "*shape"]:
+    """The p whose radius sigma Phi^-1(p) is the two-sided one, sigma/2 (Phi^-1(p_A) - Phi^-1(p_B)).
+
+    It is p_A itself where p_B = 1 - p_A, and more where several classes share the rest (Cohen et al. 2019, theorem 1).
+
+    Args:
+        p_a: probability of the class under noise, at least.
+        p_b: probability of every other class under noise, at most.
+
+    >>> round(float(between(0.45, 0.2)), 3), round(float(between(0.9, 0.1)), 3)
+    (0.639, 0.9)
+    """
+    return np.asarray(ndtr((ndtri(p_a) - ndtri(p_b)) / 2))
 
 
 def floor_radius(value: float, digits: int = 3) -> str:

@@ -1,16 +1,38 @@
-"""How many draws an image may use, and when they are enough."""
+"""How many draws an image may use, what they certify at each look, and when they are enough."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from ebsc.bounds import clopper_pearson_lower, clopper_pearson_upper, probability
+from ebsc.bounds import between, clopper_pearson_lower, clopper_pearson_upper, probability
 from ebsc.errors import InputError
 from ebsc.noise import BLOCK
 
-__all__ = ["Budget", "Fixed", "Sequential"]
+__all__ = ["Budget", "Fixed", "Sequential", "Standing", "Tolerance"]
+
+Rows = Int64[np.ndarray, " row"]
+Probabilities = Float64[np.ndarray, " row"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the draws of some images say at a look of each.
+
+    Attributes:
+        candidate: votes for the candidate class.
+        rival: votes for the strongest other class.
+        look: index into :attr:`Budget.looks`.
+        n_classes: number of classes.
+    """
+
+    candidate: Rows
+    rival: Rows
+    look: Rows
+    n_classes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +43,20 @@ class Budget:
         n: draws that estimate, at most.
         n0: draws that select the candidate class.
         alpha: probability that a certificate is wrong, per image.
+        two_sided: bound the other classes from above as well (half of alpha): where several of them share the rest, the
+            radius is larger, and some candidates with a probability below 1/2 are certified.
+        extends: what n was before this budget was extended, and extended again. The looks of the smaller budgets stay
+            looks of this one, with less of alpha, so that it can adopt their draws and is as valid as from the start.
 
     Raises:
-        InputError: alpha outside (0, 1), n < n0.
+        InputError: alpha outside (0, 1), n < n0, or an extension that is none.
     """
 
     n: int = 100_000
     n0: int = 100
     alpha: float = 0.001
+    two_sided: bool = False
+    extends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -37,6 +65,10 @@ class Budget:
             raise InputError(f"n0 must be at least 1, not {self.n0}")
         if not self.n0 <= self.n < 2**31:
             raise InputError(f"n must be at least n0 = {self.n0} and below 2^31, not {self.n}")
+        if any(later <= n for n, later in pairwise((*self.extends, self.n))):
+            raise InputError(
+                f"an extension must have a larger n: not {self.n} after {', '.join(map(str, self.extends))}"
+            )
 
     @property
     def looks(self) -> Int64[np.ndarray, " look"]:
@@ -48,12 +80,25 @@ class Budget:
         """Error probability of the lower bound at each look; sums to at most alpha."""
         raise NotImplementedError
 
+    def bound(self, standing: Standing) -> Probabilities:
+        """At each look, a lower bound of the probability p that certifies radius sigma Phi^-1(p).
+
+        The bounds of all looks of an image hold together with probability 1 - alpha.
+        """
+        look = standing.look
+        return self._bound(standing.candidate, standing, self.looks[look], self.spending[look])
+
+    def _bound(
+        self, candidate: Rows, standing: Standing, draws: Rows | int, alpha: Probabilities | float
+    ) -> Probabilities:
+        if not self.two_sided:
+            return clopper_pearson_lower(candidate, draws, alpha)
+        lower = clopper_pearson_lower(candidate, draws, alpha / 2)
+        upper = clopper_pearson_upper(standing.rival, draws, alpha / 2 / (standing.n_classes - 1))
+        return between(lower, np.minimum(upper, 1 - lower))
+
     def judge(
-        self,
-        p_lower: Float64[np.ndarray, " row"],
-        successes: Int64[np.ndarray, " row"],
-        look: Int64[np.ndarray, " row"],
-        sigma: float,
+        self, p_lower: Probabilities, standing: Standing, sigma: float
     ) -> tuple[Bool[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
         """After a look: is a radius that was asked for undecided, and is it worth while to draw on?"""
         raise NotImplementedError
@@ -69,21 +114,37 @@ class Fixed(Budget):
 
     @property
     def looks(self) -> Int64[np.ndarray, " look"]:
-        return np.array([self.n])
+        return np.array([*self.extends, self.n])
 
     @property
     def spending(self) -> Float64[np.ndarray, " look"]:
-        return np.array([self.alpha])
+        return np.array([0.0] * len(self.extends) + [self.alpha])
 
     def judge(
-        self,
-        p_lower: Float64[np.ndarray, " row"],
-        successes: Int64[np.ndarray, " row"],
-        look: Int64[np.ndarray, " row"],
-        sigma: float,
+        self, p_lower: Probabilities, standing: Standing, sigma: float
     ) -> tuple[Bool[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
-        no = np.zeros(len(p_lower), dtype=bool)
-        return no, no
+        return np.zeros(len(p_lower), dtype=bool), standing.look < len(self.extends)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """How well a table must be known: against what n draws for every image would certify, whatever they show.
+
+    Attributes:
+        accuracy: of the certified accuracy at each radius, a share of the images; None where it does not matter.
+        acr: of the average certified radius (pixels on [0, 1]); None where it does not matter.
+
+    Raises:
+        InputError: neither is given, or one is not positive.
+    """
+
+    accuracy: float | None = None
+    acr: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.accuracy, self.acr) if value is not None]
+        if not given or not all(0 < value < float("inf") for value in given):
+            raise InputError(f"a tolerance must be a positive number, not {' and '.join(map(str, given))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +157,11 @@ class Sequential(Budget):
     allows, and no more than if every further draw were a success. The upper side decides only when to stop, so its
     error costs power, never soundness.
 
+    With a tolerance, all stop as soon as the table is known well enough; see :mod:`ebsc.waves`.
+
     Attributes:
         radii: the radii that the table asks for.
+        tolerance: how well the table must be known; None decides every image.
         last_share: share of alpha kept for the last look.
         futility: level of the upper bound.
         growth: about the ratio of successive looks.
@@ -111,6 +175,7 @@ class Sequential(Budget):
     """
 
     radii: tuple[float, ...]
+    tolerance: Tolerance | None = None
     last_share: float = 0.8
     futility: float = 0.01
     growth: float = 1.5
@@ -124,11 +189,18 @@ class Sequential(Budget):
 
     @cached_property
     def looks(self) -> Int64[np.ndarray, " look"]:
-        if self.n <= BLOCK:
-            return np.array([self.n])
-        steps = 2 + int(np.log(self.n / BLOCK) / np.log(self.growth))
-        blocks = np.unique(np.rint(np.geomspace(BLOCK, self.n, steps) / BLOCK).astype(np.int64)) * BLOCK
-        return np.append(blocks[blocks < self.n], self.n)
+        totals: list[int] = []
+        for n in (*self.extends, self.n):
+            totals += [total for total in self._grid(n) if total > max(totals, default=0)]
+        return np.array(totals)
+
+    def _grid(self, n: int) -> Sequence[int]:
+        """Geometric, in whole blocks of noise, and n."""
+        if n <= BLOCK:
+            return [n]
+        steps = 2 + int(np.log(n / BLOCK) / np.log(self.growth))
+        blocks = np.unique(np.rint(np.geomspace(BLOCK, n, steps) / BLOCK).astype(np.int64)) * BLOCK
+        return [*blocks[blocks < n].tolist(), n]
 
     @cached_property
     def spending(self) -> Float64[np.ndarray, " look"]:
@@ -137,19 +209,26 @@ class Sequential(Budget):
             return np.array([self.alpha])
         return np.append(np.full(early, self.alpha * (1 - self.last_share) / early), self.alpha * self.last_share)
 
+    def thresholds(self, sigma: float) -> Float64[np.ndarray, " threshold"]:
+        """Radius r is certified when p_lower >= Phi(r / sigma); radius 0 asks for p strictly above 1/2."""
+        return np.maximum(probability(np.unique(self.radii), sigma), np.nextafter(0.5, 1.0))
+
+    def reach(self, standing: Standing) -> tuple[Probabilities, Probabilities]:
+        """What p may be, at level ``futility``; and what of it n draws can still certify."""
+        draws = self.looks[standing.look]
+        plausible = clopper_pearson_upper(standing.candidate, draws, self.futility)
+        if self.two_sided:
+            plausible = between(plausible, clopper_pearson_lower(standing.rival, draws, self.futility))
+        best = self._bound(standing.candidate + self.n - draws, standing, self.n, float(self.spending[-1]))
+        return plausible, np.minimum(plausible, best)
+
     def judge(
-        self,
-        p_lower: Float64[np.ndarray, " row"],
-        successes: Int64[np.ndarray, " row"],
-        look: Int64[np.ndarray, " row"],
-        sigma: float,
+        self, p_lower: Probabilities, standing: Standing, sigma: float
     ) -> tuple[Bool[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
-        # Radius r is certified when p_lower >= Phi(r / sigma). Radius 0 asks whether anything is: p strictly above 1/2.
-        thresholds = np.maximum(probability(np.unique(self.radii), sigma), np.nextafter(0.5, 1.0))
-        draws = self.looks[look]
-        upper = clopper_pearson_upper(successes, draws, self.futility)
-        best = clopper_pearson_lower(successes + self.n - draws, self.n, float(self.spending[-1]))
         certified, plausible, reachable = (
-            np.searchsorted(thresholds, p, side="right") for p in (p_lower, upper, np.minimum(upper, best))
+            np.searchsorted(self.thresholds(sigma), p, side="right") for p in (p_lower, *self.reach(standing))
         )
-        return plausible > certified, (reachable > certified) & (look < len(self.looks) - 1)
+        wanted = reachable > certified
+        if self.tolerance and self.tolerance.acr is not None:  # where in between two radii matters too
+            wanted = np.ones(len(p_lower), dtype=bool)
+        return plausible > certified, wanted & (standing.look < len(self.looks) - 1)

@@ -10,28 +10,35 @@ Plain state with two verbs, and no clock, device or I/O, so that one campaign se
 
 Every image goes through *looks*. Look 0 selects the candidate class on draws of its own. Looks 1, 2, ... estimate the
 candidate's probability on growing totals of fresh draws. The next look of an image is planned when all draws of its
-present look are merged, so that nothing depends on the order in which counts arrive.
+present look are merged, so that nothing depends on the order in which counts arrive. With a tolerance on the table
+(:mod:`ebsc.waves`), the next looks of a wave of images are planned when all draws of the wave before are merged.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int32, Int64
 
-from ebsc.bounds import clopper_pearson_lower, radius
-from ebsc.budgets import Budget
+from ebsc.bounds import radius
+from ebsc.budgets import Budget, Sequential, Standing
 from ebsc.errors import InputError
 from ebsc.noise import BLOCK, Stream
+from ebsc.waves import Waves
 
 __all__ = ["SPAN", "Campaign", "Outcome", "Unit"]
 
 SPAN = np.dtype([("row", np.int32), ("image", np.int64), ("stream", np.int8), ("start", np.int64), ("stop", np.int64)])
 """Draws ``start`` to ``stop - 1`` of ``image`` in ``stream``; ``row`` is its place among the images being certified."""
+
+
+REPLAY = 16_384
+"""Records that are replayed at a time."""
 
 
 class Outcome(IntEnum):
@@ -45,6 +52,8 @@ class Outcome(IntEnum):
     """The candidate's probability could not be shown to exceed 1/2; nothing is certified. More draws may help."""
     BUDGET_SPENT = 3
     """Certified within ``radius``; a larger radius that was asked for would need more than n draws to be decided."""
+    STOPPED = 4
+    """Certified within ``radius``, which may be 0, when the table was known to the tolerance asked for."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,9 @@ class Campaign:
         self.predicted = np.zeros(len(labels), dtype=np.int64)
         self.p_lower = np.zeros(len(labels))
         self.counts = {stream: np.zeros((len(labels), n_classes), dtype=np.int32) for stream in Stream}
-        self._looks, self._spending = budget.looks, budget.spending
+        self._looks = budget.looks
+        wavy = isinstance(budget, Sequential) and budget.tolerance
+        self._waves = Waves(len(labels), budget, sigma) if wavy else None  # type: ignore[arg-type]
         self._waiting = np.zeros(len(labels), dtype=np.int64)
         self._queue: deque[np.ndarray] = deque()
         self._out: dict[int, Unit] = {}
@@ -221,17 +232,31 @@ class Campaign:
         undecided = self._conclude(estimated)
         onward = np.concatenate([selected, estimated[undecided]])
         self.look[onward] += 1
-        self._plan(np.sort(onward))
+        if not self._waves:
+            self._plan(np.sort(onward))
+        elif not self._waiting.any():
+            self._plan(self._wave(self._waves))
+
+    def _wave(self, waves: Waves) -> Int64[np.ndarray, " row"]:
+        """Rows to look at together next; when the table is known, none: all that are left are settled as they are."""
+        pending = np.flatnonzero(self.outcome == Outcome.PENDING)
+        right = pending[self.predicted[pending] == self.labels[pending]]
+        first = right[self.look[right] == 1]
+        wave = first if len(first) else waves.next(right, self.look[right] - 2)
+        if not len(wave):
+            self.look[pending] -= 1  # back to the last look that they have had
+            self.outcome[pending] = Outcome.STOPPED
+        return wave
 
     def _conclude(self, rows: np.ndarray) -> Bool[np.ndarray, " row"]:
         """Update the bound after an estimation look, settle what is decided; True where more draws are wanted."""
         if not len(rows):
             return np.zeros(0, dtype=bool)
-        look = self.look[rows] - 1
-        successes = self.counts[Stream.ESTIMATE][rows, self.predicted[rows]].astype(np.int64)
-        bound = clopper_pearson_lower(successes, self._looks[look], self._spending[look])
-        self.p_lower[rows] = lower = np.maximum(self.p_lower[rows], bound)
-        undecided, onward = self.budget.judge(lower, successes, look, self.sigma)
+        standing = self._standing(rows)
+        self.p_lower[rows] = lower = np.maximum(self.p_lower[rows], self.budget.bound(standing))
+        undecided, onward = self.budget.judge(lower, standing, self.sigma)
+        if self._waves:
+            self._waves.learn(rows[onward], lower[onward], self._standing(rows[onward]))
         settled = rows[~onward]
         self.outcome[settled] = np.where(
             self.p_lower[settled] <= 0.5,
@@ -239,6 +264,16 @@ class Campaign:
             np.where(undecided[~onward], Outcome.BUDGET_SPENT, Outcome.CERTIFIED),
         )
         return onward
+
+    def _standing(self, rows: Int64[np.ndarray, " row"]) -> Standing:
+        """Votes of these rows at their present look."""
+        counts = self.counts[Stream.ESTIMATE][rows]
+        here, candidate = np.arange(len(rows)), self.predicted[rows]
+        votes, rival = counts[here, candidate].astype(np.int64), np.zeros(len(rows), dtype=np.int64)
+        if self.budget.two_sided:
+            counts[here, candidate] = 0
+            rival = counts.max(1).astype(np.int64)
+        return Standing(votes, rival, self.look[rows] - 1, counts.shape[1])
 
     # -- what is known ----------------------------------------------------------------------------------------------
 
@@ -253,25 +288,34 @@ class Campaign:
         return int((self.outcome != Outcome.PENDING).sum())
 
     def expected_draws(self, sample: int = 64) -> int:
-        """Draws still to come, about: each pending image is taken to go on at the success rate it has shown."""
+        """Draws still to come, about: each pending image is taken to go on at the success rate it has shown.
+
+        With a tolerance, at most: all images that count in the table are taken to be decided.
+        """
         pending = np.flatnonzero(self.outcome == Outcome.PENDING)
+        if self._waves:
+            pending = pending[(self.look[pending] == 0) | (self.predicted == self.labels)[pending]]
         if not len(pending):
             return 0
         some = pending[:: -(-len(pending) // sample)]
-        counts = self.counts[Stream.ESTIMATE][some]
-        seen = counts.sum(1)
+        so_far = self._standing(some)
+        seen = self.counts[Stream.ESTIMATE][some].sum(1)
         left = np.zeros(len(some))
-        rate = counts[np.arange(len(some)), self.predicted[some]] / np.maximum(seen, 1)
-        # before its first look an image is taken to be like those that have had one
-        rate = np.where(seen > 0, rate, np.median(rate[seen > 0]) if (seen > 0).any() else 1.0)
+
+        def rate(votes: np.ndarray, unseen: float) -> np.ndarray:
+            """Before its first look an image is taken to be like those that have had one."""
+            share, known = votes / np.maximum(seen, 1), seen > 0
+            return np.where(known, share, np.median(share[known]) if known.any() else unseen)
+
+        rates = rate(so_far.candidate, 1.0), rate(so_far.rival, 0.0)
         active, lower = np.ones(len(some), dtype=bool), self.p_lower[some].copy()
         for look, total in enumerate(self._looks.tolist()):
             due = active & (self.look[some] <= look + 1)
             left[due] = total - seen[due]
-            successes = np.rint(rate * total).astype(np.int64)
-            bound = clopper_pearson_lower(successes, total, self._spending[look])
-            lower = np.where(due, np.maximum(lower, bound), lower)
-            active[due] = self.budget.judge(lower[due], successes[due], np.full(due.sum(), look), self.sigma)[1]
+            votes, rival = (np.rint(rate[due] * total).astype(np.int64) for rate in rates)
+            standing = Standing(votes, rival, np.full(int(due.sum()), look), so_far.n_classes)
+            lower[due] = np.maximum(lower[due], self.budget.bound(standing))
+            active[due] = self.budget.judge(lower[due], standing, self.sigma)[1]
         selecting = self.budget.n0 * int((self.look[pending] == 0).sum())
         return int(left.mean() * len(pending)) + selecting
 
@@ -316,46 +360,58 @@ class Campaign:
             result.append(record)
         return result
 
-    def restore(self, records: Sequence[dict[str, Any]]) -> None:
+    def restore(self, records: Iterable[dict[str, Any]]) -> None:
         """Replay what :meth:`records` gave, in any order that keeps each image's looks in sequence.
 
-        To be called before :meth:`next_units`. Bounds and decisions are computed again from the counts.
+        With a tolerance, the order in which they were given. To be called before :meth:`next_units`. Bounds and
+        decisions are computed again from the counts. Records are taken a few thousand at a time.
 
         Raises:
             ValueError: a record that does not belong to this campaign.
         """
         place = {int(image): row for row, image in enumerate(self.images)}
-        last = len(self._looks)
-        waves: dict[int, list[tuple[int, dict[str, Any]]]] = {}
-        for record in records:
-            if record["image"] not in place or not 0 <= record["look"] <= last:
-                raise ValueError(f"look {record['look']} of image {record['image']} is not part of this campaign")
-            waves.setdefault(record["look"], []).append((place[record["image"]], record))
-        for look in sorted(waves):
-            rows = np.array([row for row, _ in waves[look]])
-            total = int(self._looks[look - 1]) if look else self.budget.n0
-            if any(
-                sum(record["votes"].values()) != total or min(record["votes"].values()) < 0 for _, record in waves[look]
-            ):
-                raise ValueError(f"votes of look {look} do not add up to {total}")
-            if len(set(rows.tolist())) < len(rows) or (self.look[rows] != look).any() or self.outcome[rows].any():
-                raise ValueError(f"look {look} of an image is recorded twice or out of sequence")
-            counts = np.zeros((len(rows), self.counts[Stream.SELECT].shape[1]), dtype=np.int32)
-            for line, (_, record) in enumerate(waves[look]):
-                for name, votes in record["votes"].items():
-                    if not 0 <= int(name) < counts.shape[1]:
-                        raise ValueError(f"image {record['image']} has votes for a class {name}")
-                    counts[line, int(name)] = votes
-            known = self.counts[Stream.ESTIMATE if look else Stream.SELECT]
-            if (counts < known[rows]).any():
-                raise ValueError(f"votes of look {look} are fewer than those of the look before")
-            known[rows] = counts
-            self._advance(rows)
+        records = iter(records)
+        while batch := list(islice(records, REPLAY)):
+            rows, looks, votes = self._parse(batch, place)
+            left = np.arange(len(batch))
+            while len(left):
+                due = left[(self.look[rows[left]] == looks[left]) & (self._waiting[rows[left]] > 0)]
+                due = due[np.unique(rows[due], return_index=True)[1]]
+                if not len(due):
+                    raise ValueError(f"look {looks[left[0]]} of an image is recorded twice or out of sequence")
+                self._replay(rows[due], votes[due])
+                left = np.setdiff1d(left, due)
         self.draws = sum(int(counts.sum(dtype=np.int64)) for counts in self.counts.values())
-        self._replan()
-
-    def _replan(self) -> None:
         self._queue.clear()
         self.queued = 0
-        for look in range(len(self._looks) + 1):
-            self._plan(np.flatnonzero((self.outcome == Outcome.PENDING) & (self.look == look)))
+        planned = np.flatnonzero(self._waiting)
+        for look in np.unique(self.look[planned]):
+            self._plan(planned[self.look[planned] == look])
+
+    def _parse(
+        self, records: Sequence[dict[str, Any]], place: dict[int, int]
+    ) -> tuple[Int64[np.ndarray, " record"], Int64[np.ndarray, " record"], Int32[np.ndarray, "record class"]]:
+        """Row, look and votes of each record."""
+        votes = np.zeros((len(records), self.counts[Stream.SELECT].shape[1]), dtype=np.int32)
+        for line, record in enumerate(records):
+            if record["image"] not in place or not 0 <= record["look"] <= len(self._looks):
+                raise ValueError(f"look {record['look']} of image {record['image']} is not part of this campaign")
+            for name, count in record["votes"].items():
+                if not 0 <= int(name) < votes.shape[1]:
+                    raise ValueError(f"image {record['image']} has votes for a class {name}")
+                votes[line, int(name)] = count
+        looks = np.array([record["look"] for record in records])
+        totals = np.append(self.budget.n0, self._looks)[looks]
+        wrong = (votes < 0).any(1) | (votes.sum(1) != totals)
+        if wrong.any():
+            raise ValueError(f"votes of look {looks[wrong][0]} do not add up to {totals[wrong][0]}")
+        return np.array([place[record["image"]] for record in records]), looks, votes
+
+    def _replay(self, rows: Int64[np.ndarray, " row"], votes: Int32[np.ndarray, "row class"]) -> None:
+        selecting = self.look[rows] == 0
+        for stream, mine in ((Stream.SELECT, selecting), (Stream.ESTIMATE, ~selecting)):
+            if (votes[mine] < self.counts[stream][rows[mine]]).any():
+                raise ValueError("votes of a look are fewer than those of the look before")
+            self.counts[stream][rows[mine]] = votes[mine]
+        self._waiting[rows] = 0
+        self._advance(rows)

@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.special import ndtr
 
 from ebsc.bounds import clopper_pearson_lower, clopper_pearson_upper
-from ebsc.budgets import Budget, Fixed, Sequential
+from ebsc.budgets import Budget, Fixed, Sequential, Standing
 from ebsc.campaign import Campaign
 from ebsc.errors import InputError
 from ebsc.noise import BLOCK
@@ -88,7 +88,8 @@ def test_a_sequential_budget_draws_on_exactly_while_a_radius_can_still_be_won(ra
     for look, draws in enumerate(budget.looks.tolist()):
         k = np.arange(draws + 1)
         lower = clopper_pearson_lower(k, draws, float(budget.spending[look]))
-        undecided, onward = budget.judge(lower, k, np.full(len(k), look), SIGMA)
+        standing = Standing(k, draws - k, np.full(len(k), look), 2)
+        undecided, onward = budget.judge(lower, standing, SIGMA)
         upper = clopper_pearson_upper(k, draws, budget.futility)
         best = clopper_pearson_lower(k + 2000 - draws, 2000, float(budget.spending[-1]))
         for i in k.tolist():
