@@ -12,7 +12,9 @@ from ebsc.campaign import Outcome
 from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
 
-__all__ = ["correct", "read", "seconds", "to_tsv", "write"]
+__all__ = ["FILES", "correct", "read", "seconds", "to_tsv", "write"]
+
+FILES = ("certificates.parquet", "certificates.tsv")
 
 
 def correct(certificates: np.ndarray) -> np.ndarray:

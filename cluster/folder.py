@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,30 @@ class RunFolder:
         config: what the work is. All under ``config["question"]`` must equal what the folder already holds; the rest
             (how many workers, which host) may change from session to session.
         artefacts: files that make no sense without a ``config.json``.
+        extends: questions that this one goes on from. Where the folder holds one of them, what it had found is kept in
+            ``earlier/0``, ``earlier/1``, ..., a folder of its own like this one, and it takes the new question.
+        results: files with what was found.
 
     Raises:
         InputError: another process holds the folder; it holds another configuration; it cannot be written. Nothing is
             overwritten.
     """
 
-    def __init__(self, path: str | Path, config: dict[str, Any], *artefacts: str) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        config: dict[str, Any],
+        *artefacts: str,
+        extends: Sequence[dict[str, Any]] = (),
+        results: Sequence[str] = (),
+    ) -> None:
         self.path = Path(path)
         make_folder(self.path, "run folder")
         self._lock = _acquire(self.path)
         try:
             who = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             write_whole(self.path / "driver.json", json.dumps(who).encode())
+            self._extend(config, extends, results)
             self._check(config, artefacts)
         except BaseException:
             self.release()
@@ -54,13 +65,29 @@ class RunFolder:
         (self.path / "driver.json").unlink(missing_ok=True)
         self._lock.release()
 
+    def _extend(self, config: dict[str, Any], extends: Sequence[dict[str, Any]], results: Sequence[str]) -> None:
+        """Take the new question in place of one that it extends."""
+        path = self.path / "config.json"
+        found = [result for result in results if (self.path / result).exists()]
+        held = _flat(read_config(self.path)["question"]) if path.exists() and extends else None
+        for step, question in enumerate(map(_flat, extends)):
+            if held != question:
+                continue
+            if found:
+                (self.path / "earlier" / str(step)).mkdir(parents=True, exist_ok=True)
+            for name in [*found, "config.json"] if found else []:
+                write_whole(self.path / "earlier" / str(step) / name, (self.path / name).read_bytes())
+            for name in found:  # before there is a new question, which they do not answer
+                (self.path / name).unlink()
+            write_whole(path, _text(config))
+
     def _check(self, config: dict[str, Any], artefacts: Iterable[str]) -> None:
         path = self.path / "config.json"
         if not path.exists():
             for artefact in artefacts:
                 if (self.path / artefact).exists():
                     raise InputError(f"{self.path} holds {artefact} but no config.json: not a folder that can go on")
-            write_whole(path, json.dumps(config, indent=2).encode() + b"\n")
+            write_whole(path, _text(config))
             return
         old, new = (_flat(question) for question in (read_config(self.path)["question"], config["question"]))
         changed = [
@@ -70,6 +97,10 @@ class RunFolder:
         ]
         if changed:
             raise InputError(f"{self.path} holds a run of another configuration: {'; '.join(changed)}")
+
+
+def _text(config: dict[str, Any]) -> bytes:
+    return json.dumps(config, indent=2).encode() + b"\n"
 
 
 def _flat(question: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -3,11 +3,13 @@
 import json
 import os
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cluster import certificates
 from cluster.folder import RunFolder
 from ebsc.errors import InputError
 
@@ -17,6 +19,9 @@ Record = dict[str, Any]
 
 SYNC_EVERY = 1.0
 """Seconds between writes that wait for the disk."""
+
+_TAIL = 1 << 16
+"""Bytes that are read at a time to find the end of the last whole line."""
 
 _BEGIN = b'{"image": '
 """How every line of a ledger begins, so that a torn line is told from somebody else's file."""
@@ -32,21 +37,20 @@ class Ledger:
 
     Args:
         folder: the run folder.
-        config: what the run is. All under ``config["question"]`` must equal what the folder already holds; the rest
-            (how many workers, which host) may change from session to session.
+        config, extends: see :class:`cluster.folder.RunFolder`.
 
     Raises:
-        InputError: another driver holds the folder; it holds another configuration or a damaged ledger; it cannot be
+        InputError: another driver holds the folder; it holds another configuration or a foreign ledger; it cannot be
             written. Nothing is overwritten.
     """
 
-    def __init__(self, folder: str | Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: str | Path, config: dict[str, Any], extends: Sequence[dict[str, Any]] = ()) -> None:
         self.folder = Path(folder)
         self._path = self.folder / "ledger.jsonl"
         self._synced = 0.0
-        self._held = RunFolder(folder, config, "ledger.jsonl")
+        self._held = RunFolder(folder, config, "ledger.jsonl", extends=extends, results=certificates.FILES)
         try:
-            self.records, self._whole = self._read()
+            self._whole = self._without_torn_line()
         except BaseException:
             self._held.release()
             raise
@@ -70,35 +74,55 @@ class Ledger:
             file.write("".join(json.dumps(record) + "\n" for record in timed).encode())
             file.flush()
             self._whole = file.tell()
-        self.records += timed
         self._sync(SYNC_EVERY)
 
     def _sync(self, every: float) -> None:
         """To the disk, which takes milliseconds: not for every look."""
-        if self.records and time.monotonic() - self._synced >= every:
+        if self._whole and time.monotonic() - self._synced >= every:
             with self._path.open("ab") as file:
                 os.fsync(file.fileno())
             self._synced = time.monotonic()
 
-    def _read(self) -> tuple[list[Record], int]:
-        """The records, and the length of the file without a torn last line, which the first append cuts off."""
+    def read(self) -> Iterator[Record]:
+        """All records, in the order in which they were appended, one at a time: a ledger may be larger than memory.
+
+        Raises:
+            InputError: a line is damaged.
+        """
+        if not self._whole:
+            return
+        with self._path.open("rb") as file:
+            left = self._whole
+            for number, line in enumerate(file, 1):
+                try:
+                    record = json.loads(line)
+                    numbers = [record["image"], record["look"], *record["votes"].values()]
+                    if not all(isinstance(number, int) for number in numbers):
+                        raise ValueError
+                    if not isinstance(record["seconds"], float):
+                        raise ValueError
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    raise InputError(
+                        f"{self._path}, line {number} is not a ledger line: the file is damaged or foreign"
+                    ) from None
+                yield record
+                left -= len(line)
+                if not left:
+                    return
+
+    def _without_torn_line(self) -> int:
+        """The length of the file without a torn last line, which the first append cuts off."""
         if not self._path.exists():
-            return [], 0
-        data = self._path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        records = []
-        for number, line in enumerate(data[:whole].splitlines(), 1):
-            try:
-                record = json.loads(line)
-                numbers = [record["image"], record["look"], *record["votes"].values()]
-                if not all(isinstance(number, int) for number in numbers) or not isinstance(record["seconds"], float):
-                    raise ValueError
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise InputError(
-                    f"{self._path}, line {number} is not a ledger line: the file is damaged or foreign"
-                ) from None
-            records.append(record)
-        torn = data[whole:]
+            return 0
+        with self._path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            torn = b""
+            while end and b"\n" not in torn:
+                start = max(0, end - _TAIL)
+                file.seek(start)
+                torn, end = file.read(end - start) + torn, start
+        whole = end + torn.rfind(b"\n") + 1
+        torn = torn[torn.rfind(b"\n") + 1 :]
         if not _BEGIN.startswith(torn[: len(_BEGIN)]):
             raise InputError(f"{self._path} does not end in a ledger line: the file is damaged or foreign")
-        return records, whole
+        return whole

@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, Shaped
 
 from ebsc.bounds import between, clopper_pearson_lower, clopper_pearson_upper, probability
 from ebsc.errors import InputError
@@ -33,6 +33,15 @@ class Standing:
     rival: Rows
     look: Rows
     n_classes: int
+
+    @classmethod
+    def of(cls, counts: Shaped[np.ndarray, "row class"], predicted: Rows, look: Rows) -> "Standing":
+        """From the votes for every class."""
+        here = np.arange(len(counts))
+        others = counts.astype(np.int64)
+        candidate = others[here, predicted]
+        others[here, predicted] = 0
+        return cls(candidate, others.max(1, initial=0), look, counts.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)

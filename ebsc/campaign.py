@@ -267,13 +267,7 @@ class Campaign:
 
     def _standing(self, rows: Int64[np.ndarray, " row"]) -> Standing:
         """Votes of these rows at their present look."""
-        counts = self.counts[Stream.ESTIMATE][rows]
-        here, candidate = np.arange(len(rows)), self.predicted[rows]
-        votes, rival = counts[here, candidate].astype(np.int64), np.zeros(len(rows), dtype=np.int64)
-        if self.budget.two_sided:
-            counts[here, candidate] = 0
-            rival = counts.max(1).astype(np.int64)
-        return Standing(votes, rival, self.look[rows] - 1, counts.shape[1])
+        return Standing.of(self.counts[Stream.ESTIMATE][rows], self.predicted[rows], self.look[rows] - 1)
 
     # -- what is known ----------------------------------------------------------------------------------------------
 
@@ -399,10 +393,12 @@ class Campaign:
             for name, count in record["votes"].items():
                 if not 0 <= int(name) < votes.shape[1]:
                     raise ValueError(f"image {record['image']} has votes for a class {name}")
+                if not 0 <= count <= self.budget.n:
+                    raise ValueError(f"image {record['image']} has {count} votes for a class")
                 votes[line, int(name)] = count
         looks = np.array([record["look"] for record in records])
         totals = np.append(self.budget.n0, self._looks)[looks]
-        wrong = (votes < 0).any(1) | (votes.sum(1) != totals)
+        wrong = votes.sum(1) != totals
         if wrong.any():
             raise ValueError(f"votes of look {looks[wrong][0]} do not add up to {totals[wrong][0]}")
         return np.array([place[record["image"]] for record in records]), looks, votes

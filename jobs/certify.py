@@ -4,7 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ from cluster.session import open_pool
 from cluster.worker import Assignment
 from ebsc import data, model
 from ebsc.bounds import floor_radius
-from ebsc.budgets import Budget, Fixed, Sequential
+from ebsc.budgets import Budget, Fixed, Sequential, Tolerance
 from ebsc.campaign import Campaign, Outcome
 from ebsc.data import Dataset, Split
 from ebsc.device import Device, pick
@@ -72,12 +72,23 @@ class Certify:
     published logs."""
     radii: str = "0:4:0.25"
     """Radii that a sequential budget decides: 0.5, or 0,0.5,1, or start:stop:step. Fewer need far fewer draws."""
+    tolerance: float | None = None
+    """Stop when every certified accuracy of the table is known to this share of the images (0.01: one point), and do
+    not decide every image. Needs a sequential budget."""
+    acr_tolerance: float | None = None
+    """The same for the average certified radius (pixels on [0, 1]); with --tolerance, when both are known."""
+    two_sided: bool = False
+    """Bound the strongest other class as well: R = sigma/2 (Phi^-1(p_A) - Phi^-1(p_B)). Larger radii where many classes
+    share the rest, slightly smaller ones where one has it all."""
     n: int = 100_000
     """Draws that estimate, at most, for each image."""
     n0: int = 100
     """Draws that select the candidate class."""
     alpha: float = 0.001
     """Probability that a certificate is wrong, for each image."""
+    extend: tuple[str, ...] = ()
+    """Go on from a finished run to a larger budget, keeping every draw: n=1000000, or more radii (radii=0:3:0.1), or
+    one after the other. The rest of the command stays as it was; the earlier table is kept in RUN/earlier."""
     seed: int = 0
     """Seed of all draws."""
     lattice: bool = True
@@ -138,13 +149,15 @@ class Certify:
         if self.workers == 0:
             pick(self.device)  # says before anything is written that there is no such device
         net, spec = model.load(self.model)
-        budget = self._budget()
+        *earlier, budget = self._budgets()
         chosen, indices = self._images(spec)
         campaign = Campaign(chosen.labels, spec.n_classes, spec.sigma, budget=budget, images=indices, seed=self.seed)
         folder = self.folder
-        with Ledger(folder, self._config(spec, chosen, budget)) as ledger:
+        asked, *extends = (self._question(spec, chosen, one) for one in (budget, *earlier))
+        config = {"question": asked, "options": options(self), "provenance": provenance()}
+        with Ledger(folder, config, extends) as ledger:
             try:
-                campaign.restore(ledger.records)
+                campaign.restore(ledger.read())
             except ValueError as error:
                 raise InputError(f"{folder / 'ledger.jsonl'} is damaged or foreign: {error}") from error
             if not campaign.done:
@@ -161,7 +174,7 @@ class Certify:
                 ):
                     Driver(campaign, pool, ledger, _show(reporter, folder, pool)).run()
             seconds = Counter[int]()
-            for record in ledger.records:
+            for record in ledger.read():
                 seconds[record["image"]] += record["seconds"]
             certificates.write(
                 folder, campaign.certificates(), np.array([seconds[image] for image in indices.tolist()])
@@ -191,14 +204,35 @@ class Certify:
         chosen = whole.take(indices)
         return chosen if self.lattice else chosen.off_lattice(), indices
 
-    def _budget(self) -> Budget:
+    def _budgets(self) -> list[Budget]:
+        """The budget, and what it is extended to, one after the other."""
+        tolerances = self.tolerance, self.acr_tolerance
+        wants_all = tolerances == (None, None)
+        if self.extend and not wants_all:
+            raise InputError("a run with a tolerance cannot be extended: which images it drew on depends on its budget")
         if self.budget == "fixed":
-            return Fixed(n=self.n, n0=self.n0, alpha=self.alpha)
-        return Sequential(radii=parse_radii(self.radii), n=self.n, n0=self.n0, alpha=self.alpha)
+            if not wants_all:
+                raise InputError("a tolerance needs --budget sequential")
+            budgets: list[Budget] = [Fixed(n=self.n, n0=self.n0, alpha=self.alpha, two_sided=self.two_sided)]
+        else:
+            tolerance = None if wants_all else Tolerance(accuracy=self.tolerance, acr=self.acr_tolerance)
+            budgets = [
+                Sequential(
+                    radii=parse_radii(self.radii),
+                    n=self.n,
+                    n0=self.n0,
+                    alpha=self.alpha,
+                    two_sided=self.two_sided,
+                    tolerance=tolerance,
+                )
+            ]
+        for word in self.extend:
+            budgets.append(_extended(budgets[-1], word))
+        return budgets
 
-    def _config(self, spec: ModelSpec, chosen: Dataset, budget: Budget) -> dict[str, Any]:
-        """What the run is, and under ``question`` all that decides its numbers."""
-        question = {
+    def _question(self, spec: ModelSpec, chosen: Dataset, budget: Budget) -> dict[str, Any]:
+        """All that decides the numbers of the run."""
+        return {
             "model": spec.sha256,
             "sigma": spec.sigma,
             "plain": self.plain,
@@ -212,7 +246,6 @@ class Certify:
             "precision": self.precision,
             "compile": self.compile,
         }
-        return {"question": question, "options": options(self), "provenance": provenance()}
 
     def _assignment(self, spec: ModelSpec, weights: bytes, chosen: Dataset) -> Assignment:
         return Assignment(
@@ -227,6 +260,16 @@ class Certify:
             compiled=self.compile,
             threads=0 if self.workers == 0 else max(1, int(self.cpus_per_worker)),
         )
+
+
+def _extended(budget: Budget, word: str) -> Budget:
+    name, _, value = word.partition("=")
+    if name == "n" and value.isdecimal():
+        return replace(budget, n=int(value), extends=(*budget.extends, budget.n))
+    if name == "radii" and isinstance(budget, Sequential):
+        return replace(budget, radii=tuple(sorted({*budget.radii, *parse_radii(value)})))
+    also = " or radii=START:STOP:STEP" if isinstance(budget, Sequential) else ""
+    raise InputError(f"extend {word!r}: give n=DRAWS{also}")
 
 
 def _show(reporter: Reporter, folder: Path, pool: Pool) -> Callable[[Status], None]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,8 @@ import tyro
 
 from cluster import certificates
 from cluster.folder import RunFolder, read_config
-from ebsc.bounds import clopper_pearson_lower, radius
+from ebsc.bounds import radius
+from ebsc.budgets import Fixed, Standing
 from ebsc.campaign import Outcome
 from ebsc.errors import InputError
 from jobs.provenance import options, provenance
@@ -98,13 +99,13 @@ def _added(
     for field in ("select", "counts", "draws"):
         merged[field] = sum(table[field].astype(np.int64) for table in tables)
     merged["predicted"] = merged["select"].argmax(1)
-    rows = np.arange(len(merged))
-    n = budget["n"] * len(tables)
-    merged["p_lower"] = clopper_pearson_lower(merged["counts"][rows, merged["predicted"]], n, budget["alpha"])
+    runs, kept = len(tables), {name: budget[name] for name in ("alpha", "two_sided")}
+    larger = Fixed(n=budget["n"] * runs, n0=budget["n0"] * runs, **kept)
+    merged["p_lower"] = larger.bound(Standing.of(merged["counts"], merged["predicted"], np.zeros(len(merged), int)))
     merged["radius"] = radius(merged["p_lower"], questions[0]["sigma"])
     merged["outcome"] = np.where(merged["p_lower"] > 0.5, Outcome.CERTIFIED, Outcome.ABSTAINED)
-    larger = budget | {"n": n, "n0": budget["n0"] * len(tables)}
-    return questions[0] | {"budget": larger, "seed": seeds}, merged, np.sum(seconds, axis=0)
+    question = questions[0] | {"budget": {"kind": "fixed", **asdict(larger)}, "seed": seeds}
+    return question, merged, np.sum(seconds, axis=0)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Entry:
         draws: draws for each image, on average; None where a log does not say.
         published: the radii are those of somebody's log, rounded to nearest in print.
         decided: radii that a sequential budget decided; None where the radius itself was certified.
+        tolerance: to which the run knew its table, as of :class:`ebsc.budgets.Tolerance`; None where it decided all.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Entry:
     draws: float | None = None
     published: bool = False
     decided: tuple[float, ...] | None = None
+    tolerance: dict[str, float | None] | None = None
 
     def only(self, images: np.ndarray) -> "Entry":
         """The same row over these images."""
@@ -88,6 +90,7 @@ def _read_run(folder: Path) -> Entry:
             alpha=budget["alpha"],
             draws=float(table["draws"].mean()),
             decided=tuple(budget["radii"]) if "radii" in budget else None,
+            tolerance=budget.get("tolerance"),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}/config.json is not that of a certification: {error!r}") from error
@@ -197,6 +200,13 @@ def _notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[s
             missing = ", ".join(f"{radius:g}" for radius in radii if radius not in entry.decided)
             low = f"its ACR and its columns {missing} are" if missing else "its ACR is"
             notes.append(f"{entry.name} stopped each image when its radii were decided: {low} too low, never too high.")
+        if entry.tolerance is not None:
+            parts = {"accuracy": "its certified accuracies at those radii", "acr": "its ACR"}
+            known = ", ".join(f"{parts[name]} to {value:g}" for name, value in entry.tolerance.items() if value)
+            notes.append(
+                f"{entry.name} stopped when the table was known ({known}): that much higher they may be with all n"
+                " draws for every image. It drew little for images whose candidate is wrong: its abstain is too high."
+            )
     return notes
 
 

@@ -86,5 +86,5 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path, table):
     with pytest.raises(InputError, match="cannot be read"):
         certificates.read(tmp_path)
     pq.write_table(pa.table({"index": [1, 2]}), path)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="not that of a certification"):
         certificates.read(tmp_path)

@@ -92,7 +92,7 @@ def certify(folder, pool, budget=BUDGET, images=12):
     reports = []
     work = campaign(budget, images)
     with Ledger(folder, {"question": {}}) as ledger:
-        work.restore(ledger.records)
+        work.restore(ledger.read())
         Driver(work, pool, ledger, reports.append).run()
     return work.certificates(), reports
 
@@ -251,7 +251,7 @@ def test_the_ledger_accounts_for_all_worker_time(tmp_path):
     pool = Pool(fate=faults("count", "lose", "count", "fail"))
     certify(tmp_path, pool)
     with Ledger(tmp_path, {"question": {}}) as ledger:
-        assert sum(record["seconds"] for record in ledger.records) == pytest.approx(pool.seconds, rel=1e-4)
+        assert sum(record["seconds"] for record in ledger.read()) == pytest.approx(pool.seconds, rel=1e-4)
 
 
 def test_finished_looks_are_on_disk_while_the_run_goes_on(tmp_path: Path):

@@ -32,18 +32,18 @@ def without_seconds(records):
 
 def test_a_new_folder_holds_the_config_and_no_record(tmp_path):
     with Ledger(tmp_path / "a" / "run", CONFIG) as ledger:
-        assert ledger.records == []
+        assert list(ledger.read()) == []
     assert read_config(tmp_path / "a" / "run") == CONFIG
 
 
 def test_what_was_appended_is_there_when_the_run_goes_on(tmp_path):
     fill(tmp_path, RECORDS[:2])
     with Ledger(tmp_path, CONFIG) as ledger:
-        assert without_seconds(ledger.records) == RECORDS[:2]
-        assert [record["seconds"] for record in ledger.records] == [0.0, 0.25]
+        assert without_seconds(ledger.read()) == RECORDS[:2]
+        assert [record["seconds"] for record in ledger.read()] == [0.0, 0.25]
         ledger.append(RECORDS[2:], np.zeros(1))
     with Ledger(tmp_path, CONFIG) as ledger:
-        assert without_seconds(ledger.records) == RECORDS
+        assert without_seconds(ledger.read()) == RECORDS
 
 
 def test_append_has_reached_the_disk_when_it_returns(tmp_path, monkeypatch):
@@ -65,7 +65,7 @@ def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path):
     for cut in range(last, len(whole)):
         path.write_bytes(whole[:cut])
         with Ledger(tmp_path, CONFIG) as ledger:
-            assert without_seconds(ledger.records) == RECORDS[:2]
+            assert without_seconds(ledger.read()) == RECORDS[:2]
             ledger.append(RECORDS[2:], np.array([0.5]))
         assert path.read_bytes() == whole
 
@@ -90,8 +90,8 @@ def test_a_damaged_line_in_the_middle_is_refused(tmp_path, line):
     lines = path.read_bytes().splitlines()
     path.write_bytes(b"\n".join([lines[0], line, lines[2], b""]))
     before = tiny.files(tmp_path)
-    with pytest.raises(InputError, match="line 2 is not a ledger line"):
-        Ledger(tmp_path, CONFIG)
+    with Ledger(tmp_path, CONFIG) as ledger, pytest.raises(InputError, match="line 2 is not a ledger line"):
+        list(ledger.read())
     assert tiny.files(tmp_path) == before
 
 
@@ -100,8 +100,8 @@ def test_a_foreign_file_is_refused_and_left_alone(tmp_path, text):
     fill(tmp_path)
     (tmp_path / "ledger.jsonl").write_bytes(text)
     before = tiny.files(tmp_path)
-    with pytest.raises(InputError, match="damaged or foreign"):
-        Ledger(tmp_path, CONFIG)
+    with pytest.raises(InputError, match="damaged or foreign"), Ledger(tmp_path, CONFIG) as ledger:
+        list(ledger.read())
     assert tiny.files(tmp_path) == before
 
 
@@ -149,13 +149,13 @@ def test_after_a_refusal_the_right_driver_can_go_on(tmp_path):
     with pytest.raises(InputError):
         Ledger(tmp_path, {"question": {}})
     with Ledger(tmp_path, CONFIG) as ledger:
-        assert without_seconds(ledger.records) == RECORDS
+        assert without_seconds(ledger.read()) == RECORDS
 
 
 def test_options_outside_the_question_may_change(tmp_path):
     fill(tmp_path)
     with Ledger(tmp_path, CONFIG | {"options": {"workers": 64}, "host": "elsewhere"}) as ledger:
-        assert without_seconds(ledger.records) == RECORDS
+        assert without_seconds(ledger.read()) == RECORDS
 
 
 def test_a_second_driver_is_refused_with_the_holder_named(tmp_path):
