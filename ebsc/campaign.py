@@ -237,7 +237,7 @@ class Campaign:
         elif not self._waiting.any():
             self._plan(self._wave(self._waves))
 
-    def _wave(self, waves: Waves) -> Int64[np.ndarray, " row"]:
+    def _wave(self, waves: Waves) -> Int64[np.ndarray, " wave"]:
         """Rows to look at together next; when the table is known, none: all that are left are settled as they are."""
         pending = np.flatnonzero(self.outcome == Outcome.PENDING)
         right = pending[self.predicted[pending] == self.labels[pending]]

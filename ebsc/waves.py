@@ -65,7 +65,7 @@ class Waves:
             if self._tolerance.acr is not None:
                 self._slack[rows[due], look] = radius(reach, self._sigma) - radius(lower, self._sigma)
 
-    def next(self, pending: Int64[np.ndarray, " row"], look: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " row"]:
+    def next(self, pending: Int64[np.ndarray, " row"], look: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " wave"]:
         """Rows of the next wave; none when the table is known.
 
         Args:

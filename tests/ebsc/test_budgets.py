@@ -51,6 +51,9 @@ def test_the_probability_that_any_look_errs_is_at_most_alpha(budget, alpha, p):
     options = {"radii": GRID} if budget is Sequential else {}
     for n in (100, 640, 2000):
         assert false_certificate_probability(budget(n=n, alpha=alpha, **options), p) <= alpha
+    extended = budget(n=2000, alpha=alpha, extends=(300, 640), **options)
+    assert {300, 640} < set(extended.looks.tolist())
+    assert false_certificate_probability(extended, p) <= alpha
 
 
 @pytest.mark.parametrize("p", [*THRESHOLDS, 0.6, 0.9])
@@ -67,6 +70,39 @@ def test_a_campaign_gives_false_certificates_no_more_often_than_alpha(budget, p)
     # and it is not sound by being useless: at a threshold, where it draws to the end, most of alpha is used
     if p in THRESHOLDS:
         assert false >= stats.binom.ppf(1e-7, rows, 0.4 * budget.alpha)
+
+
+def shares(alpha, shares, rows=4000, n=2000):
+    """Certificates of a two-sided budget over images that all have these probabilities of three classes."""
+    budget = Sequential(radii=GRID, n=n, n0=200, alpha=alpha, two_sided=True)
+    campaign, rng = Campaign(np.zeros(rows, dtype=np.int64), 3, SIGMA, budget=budget), np.random.default_rng(0)
+    while units := campaign.next_units(10**6):
+        for unit in units:
+            campaign.merge(unit, rng.multinomial(unit.spans["stop"] - unit.spans["start"], shares))
+    return campaign.certificates()
+
+
+@pytest.mark.parametrize("p", [(0.45, 0.3, 0.25), (0.6, 0.2, 0.2), (0.9, 0.1, 0.0), (0.4, 0.35, 0.25)])
+def test_two_sided_certificates_are_false_no_more_often_than_alpha(p):
+    table = shares(0.05, p)
+    exact = np.array(
+        [SIGMA / 2 * (stats.norm.ppf(p[c]) - stats.norm.ppf(max(*p[:c], *p[c + 1 :], 0))) for c in range(3)]
+    )
+    assert (table["radius"] > np.maximum(exact[table["predicted"]], 0)).sum() <= stats.binom.isf(1e-7, 4000, 0.05)
+
+
+def test_the_two_sided_bound_certifies_candidates_below_one_half():
+    table = shares(0.001, (0.45, 0.275, 0.275), rows=50)
+    assert (table["radius"] > 0).all()
+
+
+@given(st.integers(1, 2000), st.data())
+def test_the_two_sided_bound_is_at_least_the_one_sided_bound_at_half_of_alpha(n, data):
+    k = np.array([data.draw(st.integers(0, n))])
+    rival = np.array([data.draw(st.integers(0, n - int(k[0])))])
+    two = Fixed(n=n, n0=1, alpha=0.002, two_sided=True).bound(Standing(k, rival, np.array([0]), 10))
+    one = Fixed(n=n, n0=1, alpha=0.001).bound(Standing(k, rival, np.array([0]), 10))
+    assert two >= one - 1e-12
 
 
 @pytest.mark.parametrize("k", [0, 500, 1000, 1040, 1064, 1500, 1990, 2000])
@@ -125,6 +161,9 @@ def test_one_radius_costs_a_sequential_budget_far_fewer_draws():
         {"n": 2**31},
         {"n0": 0},
         {"n0": -1},
+        {"n": 1000, "extends": (1000,)},
+        {"n": 1000, "extends": (500, 500)},
+        {"n": 1000, "extends": (2000, 500)},
     ],
 )
 def test_what_is_no_budget_is_refused(options):

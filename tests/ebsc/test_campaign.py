@@ -2,6 +2,7 @@
 
 import copy
 import random
+from dataclasses import replace
 
 import coins
 import numpy as np
@@ -70,6 +71,38 @@ def test_the_order_of_records_matters_only_within_an_image(budget):
     resumed.restore(sorted(records, key=lambda record: (record["image"], record["look"])))
     assert resumed.done
     assert resumed.certificates().tobytes() == certificates
+
+
+EXTENDED = {
+    "fixed": (Fixed(n=1000, n0=50), Fixed(n=3000, n0=50, extends=(1000,))),
+    "sequential": (BUDGETS[1], replace(BUDGETS[1], n=9000, extends=(3000,))),
+    "twice": (replace(BUDGETS[1], n=9000, extends=(3000,)), replace(BUDGETS[1], n=20_000, extends=(3000, 9000))),
+    "radii": (BUDGETS[1], replace(BUDGETS[1], radii=(0.0, 0.25, 0.5, 0.75, 1.0))),
+    "two-sided": (replace(BUDGETS[1], two_sided=True), replace(BUDGETS[1], two_sided=True, n=9000, extends=(3000,))),
+}
+
+
+@pytest.mark.parametrize("name", EXTENDED)
+@given(seed=st.integers(0, 1000), rows=st.integers(1, 40))
+@settings(max_examples=15, deadline=None)
+def test_an_extended_run_keeps_every_draw_and_ends_as_if_it_had_been_the_larger_one(name, seed, rows):
+    small, large = EXTENDED[name]
+    p = np.random.default_rng(seed).beta(5, 1, rows)
+    first, records = campaign(small, rows, seed), []
+    while units := first.next_units(5000):
+        for unit in units:
+            records += first.records(first.merge(unit, coins.addressed(p)(unit)))
+    extended = campaign(large, rows, seed)
+    extended.restore(records)
+    assert extended.draws == first.draws
+    table = coins.run(extended, coins.addressed(p))
+    assert table.tobytes() == coins.run(campaign(large, rows, seed), coins.addressed(p)).tobytes()
+    assert (table["draws"] >= first.certificates()["draws"]).all()
+
+
+def test_an_extended_fixed_budget_certifies_what_the_larger_one_does():
+    extended = coins.run(campaign(Fixed(n=3000, n0=50, extends=(1000,))), coins.addressed(P))
+    assert extended.tobytes() == coins.run(campaign(Fixed(n=3000, n0=50)), coins.addressed(P)).tobytes()
 
 
 def test_another_seed_gives_other_counts():

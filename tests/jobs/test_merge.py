@@ -1,0 +1,227 @@
+"""Runs over disjoint images, or of disjoint draws, add up to one run; whatever else is refused."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tiny
+from scipy import stats
+
+from jobs.tables import read_entry
+
+FIXED = ["--budget", "fixed", "--images", "::24", "--n0", 1]
+
+RUNS = {
+    "all": ["--images", "::30"],
+    "even": ["--images", "::60"],
+    "odd": ["--images", "30::60"],
+    "some": ["--images", ":90:30"],
+    "elsewhere": ["--images", "30::60", "--seed", 1],
+    "even-1": ["--images", "::60", "--seed", 1],
+    "longer": ["--images", "30::60", "--n", 300],
+    "plain": ["--images", "30::60", "--plain"],
+    **{f"fixed-{seed}": [*FIXED, "--seed", seed] for seed in range(4)},
+    "fixed-some": [*FIXED, "--images", "::48", "--seed", 1],
+    **{f"two-sided-{seed}": [*FIXED, "--two-sided", "--seed", seed] for seed in range(2)},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(finished, tmp_path_factory):
+    """A folder with all of these runs."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, words in RUNS.items():
+        result = tiny.cli(*finished.certify(*words, out=folder / name))
+        assert result.status == 0, result.err
+    return folder
+
+
+@pytest.fixture
+def merge(runs, tmp_path):
+    """A function that merges runs by name, or by path."""
+
+    def merged(*names, into=tmp_path / "merged"):
+        result = tiny.cli("merge", *(runs / name for name in names), "--into", into)
+        assert result.status == 0, result.err
+        assert str(into) in result.out
+        return into
+
+    return merged
+
+
+def votes(runs, kind, seeds):
+    """Their selecting and their estimating votes, and how many estimate."""
+    tables = [tiny.columns(runs / f"{kind}-{seed}") for seed in seeds]
+    select, counts = (np.sum([table[name] for table in tables], axis=0) for name in ("select", "counts"))
+    return select, counts, 200 * len(seeds)
+
+
+@pytest.mark.parametrize("names", [("even", "odd"), ("odd", "even")])
+def test_runs_over_disjoint_images_are_the_run_over_all_of_them(runs, merge, names):
+    assert tiny.columns(merge(*names)) == tiny.columns(runs / "all")
+
+
+def test_the_time_of_every_image_goes_along(runs, merge):
+    def seconds(run):
+        table = pq.read_table(run / "certificates.parquet")
+        return dict(zip(table["index"].to_pylist(), table["seconds"].to_pylist(), strict=True))
+
+    assert seconds(merge("odd", "even")) == seconds(runs / "even") | seconds(runs / "odd")
+    both, zero, one = (
+        seconds(merge("fixed-0", "fixed-1", into=merge("even", "odd").with_name("both"))),
+        *(seconds(runs / f"fixed-{seed}") for seed in (0, 1)),
+    )
+    assert both == pytest.approx({image: zero[image] + one[image] for image in zero})
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (3, 0, 2, 1)])
+def test_votes_of_other_seeds_add_up_and_certify_as_one_binomial_test(runs, merge, seeds):
+    merged = tiny.columns(merge(*(f"fixed-{seed}" for seed in seeds)))
+    select, counts, n = votes(runs, "fixed", seeds)
+    assert merged["select"] == select.tolist()
+    assert merged["counts"] == counts.tolist()
+    assert merged["draws"] == [n + len(seeds)] * 15
+    for row, candidate in enumerate(merged["predicted"]):
+        test = stats.binomtest(int(counts[row, candidate]), n, alternative="greater")
+        assert merged["p_lower"][row] == pytest.approx(test.proportion_ci(0.999, "exact").low, rel=1e-9)
+        assert merged["radius"][row] == pytest.approx(max(0.25 * stats.norm.ppf(merged["p_lower"][row]), 0))
+        assert merged["outcome"][row] == ("certified" if merged["p_lower"][row] > 0.5 else "abstained")
+    assert max(merged["radius"]) > max(tiny.columns(runs / "fixed-0")["radius"])
+
+
+def test_the_candidate_is_what_all_selecting_votes_select(runs, merge):
+    seeds = (0, 1, 2, 3)
+    merged = tiny.columns(merge(*(f"fixed-{seed}" for seed in seeds)))
+    assert merged["predicted"] == votes(runs, "fixed", seeds)[0].argmax(1).tolist()
+    assert all(merged["predicted"] != tiny.columns(runs / f"fixed-{seed}")["predicted"] for seed in seeds)
+
+
+def test_two_sided_runs_are_merged_to_a_two_sided_bound(runs, merge):
+    merged = tiny.columns(merge("two-sided-0", "two-sided-1"))
+    _, counts, n = votes(runs, "two-sided", (0, 1))
+    for row, candidate in enumerate(merged["predicted"]):
+        rest = np.delete(counts[row], candidate)
+        one, other = (
+            stats.binomtest(int(counts[row, candidate]), n, alternative="greater"),
+            stats.binomtest(int(rest.max()), n, alternative="less"),
+        )
+        lower = one.proportion_ci(1 - 0.001 / 2, "exact").low
+        upper = min(other.proportion_ci(1 - 0.001 / 2 / 9, "exact").high, 1 - lower)
+        radius = 0.25 / 2 * (stats.norm.ppf(lower) - stats.norm.ppf(upper))
+        assert merged["radius"][row] == pytest.approx(max(radius, 0))
+
+
+def test_a_merged_run_is_a_row_of_a_table(runs, merge):
+    merged = merge("fixed-0", "fixed-1")
+    row = read_entry(merged)
+    assert (row.n, row.sigma, row.alpha, row.draws) == (400, 0.25, 0.001, 402)
+    result = tiny.cli("table", merged, runs / "fixed-0", "--format", "csv")
+    assert result.status == 0, result.err
+    assert [line.split(",")[:3] for line in result.out.splitlines()[1:]] == [
+        ["merged", "0.25", "400"],
+        ["fixed-0", "0.25", "200"],
+    ]
+    assert (merged / "certificates.tsv").read_text().count("\n") == 16
+
+
+def test_the_configuration_says_what_was_merged(runs, merge):
+    side_by_side = json.loads((merge("even", "odd") / "config.json").read_text())
+    question = side_by_side["question"]
+    assert question["images"] == ["::60", "30::60"]
+    assert question["checksum"] == [
+        json.loads((runs / name / "config.json").read_text())["question"]["checksum"] for name in ("even", "odd")
+    ]
+    assert side_by_side["provenance"].keys() >= {"commit", "host", "time"}
+
+
+def test_merged_again_into_the_same_folder_it_says_the_same(merge):
+    before = tiny.columns(merge("even", "odd"))
+    assert tiny.columns(merge("even", "odd")) == before
+
+
+def test_merged_runs_can_be_merged(merge, tmp_path):
+    two, others = merge("fixed-0", "fixed-1", into=tmp_path / "a"), merge("fixed-2", "fixed-3", into=tmp_path / "b")
+    at_once = merge(*(f"fixed-{seed}" for seed in range(4)), into=tmp_path / "c")
+    assert tiny.columns(merge(two, others)) == tiny.columns(at_once)
+
+
+def test_a_seed_that_two_merged_runs_share_is_refused(merge, tmp_path):
+    two, others = merge("fixed-0", "fixed-1", into=tmp_path / "a"), merge("fixed-1", "fixed-2", into=tmp_path / "b")
+    refused(tmp_path, [two, others], tmp_path / "c", "twice")
+    assert not (tmp_path / "c").exists()
+
+
+def refused(folder, runs, into, message):
+    before = tiny.files(folder)
+    result = tiny.cli("merge", *runs, "--into", into)
+    assert (result.status, result.out) == (2, "")
+    assert re.fullmatch(f"ebsc: .*({message}).*\n", result.err), result.err
+    assert tiny.files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["even", "longer"], r'even and .*longer are not runs of one configuration: budget is .*"n": 200.*"n": 300'),
+        (["even", "plain"], "plain is false and true"),
+        (["even", "odd", "plain"], "plain is false and true"),
+        (["fixed-0", "two-sided-1"], '"two_sided": false.*"two_sided": true'),
+        (["even", "even-1"], "sequential"),
+        (["even", "elsewhere"], r"one seed, these have \[0, 1\]"),
+        (["even", "all"], "share some images but not all"),
+        (["all", "some"], "share some images but not all"),
+        (["fixed-0", "fixed-some"], "share some images but not all"),
+        (["fixed-0", "fixed-1", "fixed-some"], "share some images but not all"),
+        (["even", "even"], "different runs"),
+        (["even", "../runs/even"], "different runs"),
+        (["even"], "two or more"),
+        ([], "two or more"),
+        (["even", "nowhere"], "nowhere is not a run folder"),
+    ],
+)
+def test_what_is_not_one_run_is_refused(runs, tmp_path, names, message):
+    names = [name.replace("../runs", f"../{runs.name}") for name in names]
+    refused(runs, [runs / name for name in names], tmp_path / "merged", message)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_the_same_draws_are_not_counted_twice(runs, tmp_path):
+    copy = shutil.copytree(runs / "fixed-0", tmp_path / "copy")
+    refused(tmp_path, [runs / "fixed-0", runs / "fixed-1", copy], tmp_path / "merged", r"twice")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_votes_on_other_pixels_are_not_added(place):
+    """The file of the data set was changed between the runs: its images have the same indices and are others."""
+    path, rng = place.folder / "mine.npz", np.random.default_rng(0)
+    for seed in (0, 1):
+        images, labels = rng.integers(0, 17, (4, 8, 8), dtype=np.uint8), np.arange(4)
+        np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+        words = ["--no-lattice", "--data", path, "--images", "::", "--budget", "fixed", "--seed", seed]
+        assert tiny.cli(*place.certify(*words, out=f"seed-{seed}")).status == 0
+    runs = [place.folder / f"seed-{seed}" for seed in (0, 1)]
+    refused(place.folder, runs, place.folder / "merged", "checksum|pixels|data")
+    assert not (place.folder / "merged").exists()
+
+
+def test_an_unfinished_run_is_refused(place, runs):
+    (place.run / "certificates.parquet").unlink()
+    refused(place.folder, [place.run, runs / "odd"], place.folder / "merged", "not finished")
+    assert not (place.folder / "merged").exists()
+
+
+@pytest.mark.parametrize("into", ["run", "merged"])
+def test_a_folder_that_holds_another_run_is_left_alone(place, runs, into):
+    """One of those that are merged, or a merger of others."""
+    if into == "merged":
+        words = [runs / "fixed-0", runs / "fixed-1", "--into", place.folder / "merged"]
+        assert tiny.cli("merge", *words).status == 0
+    refused(place.folder, [place.run, runs / "odd"], place.folder / into, "holds a run of another configuration")
+
+
+def test_a_folder_in_which_something_was_certified_without_a_configuration_is_left_alone(place, runs):
+    (place.folder / "run" / "config.json").unlink()
+    refused(place.folder, [runs / "even", runs / "odd"], place.run, r"no config\.json")
