@@ -1,13 +1,17 @@
-"""Chaos: certifications on a real local Ray whose processes are killed at random; every table must be the same.
+"""Chaos: certifications on real Ray whose processes are killed at random; every table must be the same.
 
-Each run is ``python -m jobs.certify`` in a process of its own. At random moments one of its workers, its raylet, its
-GCS or the driver itself gets a SIGKILL. When the command ends without success it is started again, until the run is
-complete. Then its certificates are compared, in all columns but time, with those of an undisturbed run without Ray.
+Each run is ``python -m jobs.certify`` in a process of its own: on a Ray of its own, or (``--nodes``) on one Ray over
+the nodes of slurm/devcluster, each with its own network, host name and processes. At random moments a worker, a raylet,
+the GCS or the driver itself gets a SIGKILL. A node that has lost its raylet comes back a little later; a head that has
+lost its GCS takes the whole Ray with it. When the command ends without success it is started again, until the run is
+complete. Then its certificates are compared, in all columns but time, with those of an undisturbed run without Ray, and
+its ledger is searched for looks that are missing or there twice.
 """
 
 import json
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -23,6 +27,9 @@ import tyro
 from benchmarks.measuring import machine
 
 KINDS = {"worker": "ray::Worker", "raylet": "raylet/raylet", "gcs": "gcs_server", "driver": "jobs.certify"}
+MARK = "EBSC_CHAOS"
+DEVCLUSTER = Path(os.environ.get("EBSC_SLURM", "/tmp/ebsc-slurm"))
+HEAD = "10.66.0.11"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,7 @@ class Chaos:
         every: seconds between kills, on average.
         images: images, as of `ebsc certify`.
         n: draws, at most.
+        nodes: 0 for a local Ray; else so many nodes of slurm/devcluster, which must be up.
         patience: seconds after which a start that has not ended is called hung.
         seed: of the kills.
         out: where the JSON goes.
@@ -45,10 +53,11 @@ class Chaos:
     model: Path
     runs: int = 50
     workers: int = 2
-    kills: int = 5
-    every: float = 5.0
+    kills: int = 4
+    every: float = 4.0
     images: str = "::3"
     n: int = 10_000
+    nodes: int = 0
     patience: float = 300.0
     seed: int = 0
     out: Path = Path(__file__).parent / "results" / "chaos.json"
@@ -57,67 +66,128 @@ class Chaos:
         rng, kills, rows = random.Random(self.seed), Counter[str](), []
         with tempfile.TemporaryDirectory() as folder:
             calm = Path(folder) / "calm"
-            assert self._start(calm, workers=0).wait() == 0
-            expected = columns(calm)
-            for number in range(self.runs):
-                run = Path(folder) / str(number)
-                row = self._disturbed(run, rng, kills)
-                same = columns(run) == expected
-                rows.append(row | {"equal": same})
-                print(f"run {number}: {row}, equal: {same}", flush=True)
-        wrong = sum(not row["equal"] for row in rows)
-        print(f"{self.runs} runs, kills {dict(kills)}, {wrong} tables differ")
-        result = {"machine": machine(), "kills": kills, "runs": rows}
-        self.out.write_text(json.dumps(result, indent=2) + "\n")
+            assert self._start(calm, workers=0, here=True).wait() == 0
+            expected, cluster = columns(calm), Cluster(self.nodes)
+            try:
+                for number in range(self.runs):
+                    run = Path(folder) / str(number)
+                    row = self._disturbed(run, rng, cluster)
+                    row |= {"equal": columns(run) == expected, "draws wrong": wrong_draws(run)}
+                    rows.append(row)
+                    kills.update(row["kills"])
+                    print(f"run {number}: {row}", flush=True)
+            finally:
+                cluster.stop()
+        wrong = sum(not row["equal"] or row["draws wrong"] > 0 for row in rows)
+        print(f"{self.runs} runs, kills {dict(kills)}, {wrong} wrong")
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        place = f"{self.nodes} nodes" if self.nodes else "local"
+        self.out.write_text(
+            json.dumps({"machine": machine(), "Ray": place, "kills": kills, "runs": rows}, indent=2) + "\n"
+        )
         sys.exit(wrong > 0)
 
-    def _start(self, run: Path, workers: int) -> subprocess.Popen:
-        words = ["-m", "jobs.certify", str(self.model), "-o", str(run), "--images", self.images, "--n", str(self.n)]
-        environment = os.environ | {"EBSC_CHAOS": str(run), "OMP_NUM_THREADS": "1"}
-        with (run.parent / f"{run.name}.log").open("a") as log:
+    def _start(self, run: Path, workers: int, here: bool = False) -> subprocess.Popen:
+        words = [sys.executable, "-m", "jobs.certify", self.model.resolve(), "-o", run, "--images", self.images]
+        words += ["--n", self.n, "--workers", workers]
+        if self.nodes and not here:
+            words = [*inside("n1"), *words, "--address", f"{HEAD}:6379"]
+        with run.with_suffix(".log").open("a") as log:
             return subprocess.Popen(
-                [sys.executable, *words, "--workers", str(workers)],
-                env=environment,
+                [str(word) for word in words],
+                env=os.environ | {MARK: str(run), "OMP_NUM_THREADS": "1"},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
-    def _disturbed(self, run: Path, rng: random.Random, kills: Counter) -> dict:
-        starts, done = 0, Counter[str]()
+    def _disturbed(self, run: Path, rng: random.Random, cluster: "Cluster") -> dict:
+        starts, done, begun = 0, Counter[str](), time.monotonic()
         while True:
             starts += 1
-            process, begun = self._start(run, self.workers), time.monotonic()
+            cluster.repair()
+            process, started = self._start(run, self.workers), time.monotonic()
             while process.poll() is None:
                 due = time.monotonic() + rng.expovariate(1 / self.every)
                 while process.poll() is None and time.monotonic() < due:
                     time.sleep(0.05)
-                if time.monotonic() - begun > self.patience:
-                    raise SystemExit(f"hung: {run}, see {run}.log")
-                if process.poll() is None and sum(done.values()) < self.kills and (kind := kill(run, rng)):
-                    done[kind] += 1
-            sweep(run)
+                if time.monotonic() - started > self.patience:
+                    raise SystemExit(f"hung: {run}\n{run.with_suffix('.log').read_text()[-3000:]}")
+                cluster.repair()
+                if process.poll() is None and sum(done.values()) < self.kills:
+                    done[kill(rng, {str(run), cluster.mark})] += 1
+                    done.pop("", None)
+            sweep(str(run))
             if process.returncode == 0:
-                kills.update(done)
-                return {"starts": starts, "kills": dict(done)}
+                return {"starts": starts, "kills": dict(done), "seconds": round(time.monotonic() - begun, 1)}
 
 
-def processes(run: Path) -> dict[int, str]:
-    """Processes that came from a run, with their command lines."""
+class Cluster:
+    """One Ray over nodes of slurm/devcluster, or none."""
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes = [f"n{i + 1}" for i in range(nodes)]
+        self.mark = f"cluster-{secrets.token_hex(4)}"
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} if nodes else {}
+        self.running: dict[str, subprocess.Popen] = {}
+
+    def repair(self) -> None:
+        """Start what is not running; without its head, all of it."""
+        if self.nodes and self.nodes[0] in self.running and self.running[self.nodes[0]].poll() is not None:
+            self.stop()
+        for node in self.nodes:
+            if node in self.running and self.running[node].poll() is None:
+                continue
+            if node != self.nodes[0]:
+                self._await_head()
+            where = ["--head", "--port=6379", "--include-dashboard=false"]
+            if node != self.nodes[0]:
+                where = [f"--address={HEAD}:6379"]
+            ip = f"--node-ip-address=10.66.0.1{node[1:]}"
+            ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", ip]
+            self.running[node] = subprocess.Popen(
+                [*inside(node), *ray, "--object-store-memory=100000000", *where],
+                env=os.environ | {MARK: self.mark},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        if self.nodes:
+            self._await_head()
+
+    def _await_head(self) -> None:
+        listening = ["bash", "-c", f"until (: < /dev/tcp/{HEAD}/6379) 2> /dev/null; do sleep 0.2; done"]
+        subprocess.run([*inside("n1"), *listening], timeout=60, check=True)
+
+    def stop(self) -> None:
+        sweep(self.mark)
+        for process in self.running.values():
+            process.wait()
+        self.running.clear()
+
+
+def inside(node: str) -> list[str]:
+    pid = (DEVCLUSTER / "run" / f"{node}.pid").read_text().strip()
+    return ["nsenter", f"--target={pid}", "--net", "--uts", "--mount", "--pid", f"--wdns={Path.cwd()}"]
+
+
+def processes(mark: str) -> dict[int, str]:
+    """Processes that were started under a mark, with their command lines."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if f"EBSC_CHAOS={run}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
                 found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
         except OSError:  # it has just ended
             continue
     return found
 
 
-def kill(run: Path, rng: random.Random) -> str:
+def kill(rng: random.Random, marks: set[str]) -> str:
     """SIGKILL a process of a random kind; says of which, or nothing when there is none yet."""
     kind = rng.choice(list(KINDS))
-    victims = [pid for pid, words in processes(run).items() if KINDS[kind] in words]
+    found = {pid: words for mark in sorted(marks) for pid, words in processes(mark).items()}
+    victims = [pid for pid, words in found.items() if KINDS[kind] in words and "nsenter" not in words]
     if not victims:
         return ""
     try:
@@ -127,17 +197,30 @@ def kill(run: Path, rng: random.Random) -> str:
     return kind
 
 
-def sweep(run: Path) -> None:
-    """End what a killed driver left behind."""
-    for pid in processes(run):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+def sweep(mark: str) -> None:
+    """End all that was started under a mark."""
+    while found := processes(mark):
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.1)
 
 
 def columns(run: Path) -> dict:
     return pq.read_table(run / "certificates.parquet").drop_columns(["seconds"]).to_pydict()
+
+
+def wrong_draws(run: Path) -> int:
+    """Draws that the certificates and the ledger disagree on, and looks that were recorded twice."""
+    votes, looks, total = {}, Counter[tuple[int, int]](), 0
+    for line in (run / "ledger.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        looks[record["image"], record["look"]] += 1
+        votes[record["image"], record["look"] > 0] = sum(record["votes"].values())
+    total = sum(columns(run)["draws"])
+    return abs(sum(votes.values()) - total) + sum(count - 1 for count in looks.values())
 
 
 if __name__ == "__main__":

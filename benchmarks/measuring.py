@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ebsc.estimator import EmpiricalBayes
 
 Task = Callable[[], Any]
 
@@ -26,6 +30,15 @@ def round_robin(tasks: dict[str, Task], rounds: int) -> dict[str, np.ndarray]:
 
 def repeated(task: Task, times: int) -> Task:
     return lambda: [task() for _ in range(times)]
+
+
+def count_flops(module: nn.Module, x: Tensor) -> int:
+    """Of one call. xhat counts twice its network: the gradient with respect to the input costs what the output does."""
+    if isinstance(module, EmpiricalBayes):
+        return 2 * count_flops(module.energy.network, x)
+    with FlopCounterMode(display=False) as counter:
+        module(x)
+    return counter.get_total_flops()
 
 
 def machine() -> dict[str, Any]:

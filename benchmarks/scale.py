@@ -4,6 +4,9 @@ The real driver, campaign and ledger run on a pool whose workers exist only in t
 its worker's speed. The driver's own work is measured on this machine and added to the simulated clock, so that a driver
 that cannot keep up leaves its workers idle here as it would there. Workers differ in speed, straggle, and die; a dead
 one is replaced after a while. Votes are binomial at fixed probabilities.
+
+Last comes a paper model of ImageNet: operations of one draw are counted in the networks; what a GPU sustains of them
+and what a budget saves are assumptions, stated in the table.
 """
 
 import heapq
@@ -11,22 +14,26 @@ import json
 import resource
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
+import torchvision
 import tyro
 from scipy.special import ndtr
 from tabulate import tabulate
 
-from benchmarks.measuring import machine
+from benchmarks.measuring import count_flops, machine
 from cluster.driver import Driver
 from cluster.ledger import Ledger
 from cluster.pool import Load, Reply
 from cluster.worker import Tally
+from ebsc import energy
 from ebsc.budgets import Budget, Fixed, Sequential
 from ebsc.campaign import Campaign, Unit
+from ebsc.estimator import EmpiricalBayes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,8 @@ class Benchmark:
         mean_life: seconds between deaths of one worker, on average; 0 for never.
         rebirth: seconds until a dead worker is replaced.
         latency: seconds from the end of a unit to the driver.
+        tflops: TFLOP/s that a GPU sustains in bfloat16, for the paper model: 40% of an A100's and of an H100's peak.
+        savings: how many times fewer draws than a fixed budget, for the paper model; see benchmarks/draws.py.
         out: where the JSON goes.
     """
 
@@ -57,13 +66,38 @@ class Benchmark:
     mean_life: float = 36_000.0
     rebirth: float = 20.0
     latency: float = 0.002
+    tflops: dict[str, float] = field(default_factory=lambda: {"A100": 125.0, "H100": 400.0})
+    savings: dict[str, float] = field(default_factory=lambda: {"fixed": 1.0, "curve": 2.0, "one radius": 50.0})
     out: Path = Path(__file__).parent / "results" / "scale.json"
 
     def run(self) -> None:
         rows = [self._simulate(workers) for workers in self.workers]
         print(tabulate(rows, headers="keys", floatfmt=".4g", intfmt=","))
+        paper = self._imagenet(min(row["efficiency, %"] for row in rows) / 100)
+        print(tabulate(paper, headers="keys", floatfmt=",.4g", intfmt=","))
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps({"machine": machine(), "scale": rows}, indent=2) + "\n")
+        result = {"machine": machine(), "options": asdict(self), "scale": rows, "imagenet": paper}
+        self.out.write_text(json.dumps(result, indent=2, default=str) + "\n")
+
+    def _imagenet(self, efficiency: float) -> list[dict]:
+        """50,000 images of 3 x 224 x 224, n = 100,000: ResNet-50 behind the xhat of a residual energy."""
+        x = torch.zeros(1, 3, 224, 224)
+        denoiser = EmpiricalBayes(energy.build("residual", (3, 224, 224), 0.5, width=64, depth=2), 0.5)
+        flops = count_flops(denoiser, x) + count_flops(torchvision.models.resnet50(), x)
+        draws = 50_000 * 100_100
+        return [
+            {
+                "budget": budget,
+                "GPU": gpu,
+                "GFLOP a draw": flops / 1e9,
+                "sustained TFLOP/s": tflops,
+                "draws/s": tflops * 1e12 / flops,
+                "GPU hours": (hours := draws / saved * flops / (tflops * 1e12) / 3600),
+                **{f"hours on {gpus:,} GPUs": hours / gpus / efficiency for gpus in (8, 64, 1024)},
+            }
+            for gpu, tflops in self.tflops.items()
+            for budget, saved in self.savings.items()
+        ]
 
     def _simulate(self, workers: int) -> dict:
         rng = np.random.default_rng(0)

@@ -21,13 +21,11 @@ import torch
 import tyro
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import Task, machine, repeated, round_robin
+from benchmarks.measuring import Task, count_flops, machine, repeated, round_robin
 from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign, Unit
 from ebsc.device import as_graph
-from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc, ModelSpec, build
 from ebsc.votes import Precision, Voter
 
@@ -236,15 +234,6 @@ def work(pipe: Any, threads: int, precision: Precision, compiled: bool, batch: i
 
 
 # -- measuring --
-
-
-def count_flops(module: nn.Module, x: Tensor) -> int:
-    """Of one call. xhat counts twice its network: the gradient with respect to the input costs what the output does."""
-    if isinstance(module, EmpiricalBayes):
-        return 2 * count_flops(module.energy.network, x)
-    with FlopCounterMode(display=False) as counter:
-        module(x)
-    return counter.get_total_flops()
 
 
 if __name__ == "__main__":

