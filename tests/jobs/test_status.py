@@ -55,7 +55,7 @@ def test_before_the_rate_is_known_the_time_left_is_not(stopped):
 
 
 def test_a_killed_run_is_stopped_until_it_is_finished(place):
-    words = place.certify("--images", "::12", "--n", 2000, "--batch", 64)
+    words = place.certify("--images", "::12", "--n", 600, "--batch", 64)
     run = place.folder / "killed"
     tiny.start_and_kill("jobs.certify", words[1:], run, "ledger.jsonl", after=40)
     said = status(run)

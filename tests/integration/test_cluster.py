@@ -1,0 +1,128 @@
+"""A running Ray cluster with token authentication: jobs that are submitted to it, and nodes that come and go."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+ROOT = Path(__file__).parents[2]
+RAY = Path(sys.executable).with_name("ray")
+MEMORY = "--object-store-memory=80000000"
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Cluster:
+    """A head of one CPU, and nodes that join it."""
+
+    def __init__(self, folder):
+        self.port, self.dashboard = free_ports(2)
+        self.address = f"127.0.0.1:{self.port}"
+        self.environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.log = folder / "ray.log"
+        head = ["--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}", "--node-ip-address=127.0.0.1"]
+        self.nodes = []
+        self.start(*head, f"--temp-dir={folder}")
+
+    def start(self, *words):
+        with self.log.open("a") as log:
+            command = [RAY, "start", "--block", "--num-cpus=1", MEMORY, *words]
+            node = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+        self.nodes.append(node)
+        return node
+
+    def join(self):
+        return self.start(f"--address={self.address}")
+
+    def stop(self):
+        for node in self.nodes:
+            if node.poll() is None:
+                os.killpg(node.pid, signal.SIGTERM)
+        for node in self.nodes:
+            node.wait(30)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    folder = Path(tempfile.mkdtemp(prefix="ebsc"))  # a short path: Ray puts sockets there
+    made = Cluster(folder)
+    try:
+        until(lambda: answers(made.dashboard), "the dashboard answers")
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def answers(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def until(condition, what, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+def test_a_certification_is_submitted_as_a_job(cluster, words, undisturbed, tmp_path):
+    command = ["python", "-m", "jobs.certify", *map(str, words[1:]), "--run", str(tmp_path / "run"), "--workers", "1"]
+    where = ["--address", f"http://127.0.0.1:{cluster.dashboard}", "--working-dir", "."]
+    done = subprocess.run(
+        [RAY, "job", "submit", *where, "--", *command],
+        cwd=ROOT,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert tiny.columns(tmp_path / "run") == tiny.columns(undisturbed)
+
+
+def test_nodes_that_join_are_used_and_nodes_that_leave_are_forgotten(cluster, words, undisturbed, tmp_path):
+    run = tmp_path / "run"
+
+    def workers():
+        try:
+            return json.loads((run / "status.json").read_text())["workers"]
+        except FileNotFoundError:
+            return 0
+
+    command = [sys.executable, "-m", "jobs.certify", *map(str, words[1:]), "-o", str(run)]
+    slow = ["--images", "::1", "--address", cluster.address]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([*command, *slow], env=cluster.environment, stdout=log, stderr=log)
+    until(lambda: workers() == 1, "one worker")
+    node = cluster.join()
+    until(lambda: workers() == 2, "the new node's worker counts")
+    os.killpg(node.pid, signal.SIGKILL)
+    until(lambda: workers() == 1, "it is forgotten")
+    assert process.poll() is None, (tmp_path / "log").read_text()
+    assert process.wait(240) == 0, (tmp_path / "log").read_text()
+    calm = tmp_path / "calm"
+    result = tiny.cli(*words, "-o", calm, "--images", "::1", "--workers", 0)
+    assert result.status == 0, result.err
+    assert tiny.columns(run) == tiny.columns(calm)
