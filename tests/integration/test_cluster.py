@@ -55,9 +55,8 @@ class Cluster:
     def stop(self):
         for node in self.nodes:
             if node.poll() is None:
-                os.killpg(node.pid, signal.SIGTERM)
-        for node in self.nodes:
-            node.wait(30)
+                os.killpg(node.pid, signal.SIGKILL)
+            node.wait()
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +111,7 @@ def test_nodes_that_join_are_used_and_nodes_that_leave_are_forgotten(cluster, wo
             return 0
 
     command = [sys.executable, "-m", "jobs.certify", *map(str, words[1:]), "-o", str(run)]
-    slow = ["--images", "::1", "--address", cluster.address]
+    slow = ["--images", "::2", "--address", cluster.address]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([*command, *slow], env=cluster.environment, stdout=log, stderr=log)
     until(lambda: workers() == 1, "one worker")
@@ -123,6 +122,6 @@ def test_nodes_that_join_are_used_and_nodes_that_leave_are_forgotten(cluster, wo
     assert process.poll() is None, (tmp_path / "log").read_text()
     assert process.wait(240) == 0, (tmp_path / "log").read_text()
     calm = tmp_path / "calm"
-    result = tiny.cli(*words, "-o", calm, "--images", "::1", "--workers", 0)
+    result = tiny.cli(*words, "-o", calm, "--images", "::2", "--workers", 0)
     assert result.status == 0, result.err
     assert tiny.columns(run) == tiny.columns(calm)

@@ -53,7 +53,7 @@ def run(folder, pool, report=lambda status: None):
 def counts(pool, units):
     """The counts of units, by their numbers."""
     found, waiting = {}, list(units)
-    while len(found) < len(units):
+    while len(found) < len(units):  # in a Ray that has just started, workers are not there at once
         for worker in pool.free():
             if waiting:
                 pool.send(worker, waiting.pop())
@@ -69,6 +69,8 @@ def test_an_actor_counts_what_this_process_counts_and_says_why_it_cannot(local_r
     bad.spans["stream"] = 7  # there is no such stream
     here = counts(LocalPool(assignment), units)
     with actors(local_ray, assignment, 1) as pool:
+        while not pool.free():
+            pool.wait(60)
         pool.send(0, bad)
         (reply,) = pool.wait(60)
         assert reply.error == "ValueError: 7 is not a valid Stream"
@@ -118,7 +120,7 @@ def test_an_actor_killed_while_counting_is_replaced_and_the_certificates_are_the
 
         found = run(tmp_path / "there", pool, kill_one_that_is_counting)
         assert not pids
-        assert len(pool) == 2
+        assert len(pool._actors) == 2
         assert 0 not in pool._actors
     assert tiny.equal(found, expected)
     assert reports[-1].resent >= 1

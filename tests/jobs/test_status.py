@@ -90,7 +90,12 @@ def test_a_run_on_another_host(stopped):
     assert "driven by process 7 on n17 since 2026-01-01 12:00:00" in status(stopped)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", "{}", json.dumps({"host": platform.node(), "pid": "seven"})])
+NO_PROCESS = json.dumps({"host": platform.node(), "pid": "seven", "since": "noon"})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", "{}", NO_PROCESS], ids=["empty", "torn", "list", "number", "without", "no_process"]
+)
 def test_a_run_whose_driver_cannot_be_read_is_taken_to_be_stopped(stopped, text):
     (stopped / "driver.json").write_text(text)
     said = status(stopped)
