@@ -6,6 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import filelock
 from ebsc.errors import InputError
 from ebsc.files import make_folder, write_whole
 
-__all__ = ["RunFolder", "clear", "holder", "read_config"]
+__all__ = ["RunFolder", "alive", "clear", "driver", "holder", "read_config"]
 
 
 class RunFolder:
@@ -25,9 +26,8 @@ class RunFolder:
         config: what the work is. All under ``config["question"]`` must equal what the folder already holds; the rest
             (how many workers, which host) may change from session to session.
         artefacts: files that make no sense without a ``config.json``.
-        extends: questions that this one goes on from. Where the folder holds one of them, what it had found is kept in
-            ``earlier/0``, ``earlier/1``, ..., a folder of its own like this one, and it takes the new question.
-        results: files with what was found.
+        extends: questions that this one goes on from: a folder that holds one of them takes the new one by
+            :meth:`extend`.
 
     Raises:
         InputError: another process holds the folder; it holds another configuration; it cannot be written. Nothing is
@@ -40,7 +40,6 @@ class RunFolder:
         config: dict[str, Any],
         *artefacts: str,
         extends: Sequence[dict[str, Any]] = (),
-        results: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
         make_folder(self.path, "run folder")
@@ -48,8 +47,8 @@ class RunFolder:
         try:
             who = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             write_whole(self.path / "driver.json", json.dumps(who).encode())
-            self._extend(config, extends, results)
-            self._check(config, artefacts)
+            self._config = config
+            self._step = self._check(config, artefacts, extends)
         except BaseException:
             self.release()
             raise
@@ -65,31 +64,37 @@ class RunFolder:
         (self.path / "driver.json").unlink(missing_ok=True)
         self._lock.release()
 
-    def _extend(self, config: dict[str, Any], extends: Sequence[dict[str, Any]], results: Sequence[str]) -> None:
-        """Take the new question in place of one that it extends."""
-        path = self.path / "config.json"
-        found = [result for result in results if (self.path / result).exists()]
-        held = _flat(read_config(self.path)["question"]) if path.exists() and extends else None
-        for step, question in enumerate(map(_flat, extends)):
-            if held != question:
-                continue
-            if found:
-                (self.path / "earlier" / str(step)).mkdir(parents=True, exist_ok=True)
-            for name in [*found, "config.json"] if found else []:
-                write_whole(self.path / "earlier" / str(step) / name, (self.path / name).read_bytes())
-            for name in found:  # before there is a new question, which they do not answer
-                (self.path / name).unlink()
-            write_whole(path, _text(config))
+    def extend(self, results: Sequence[str]) -> None:
+        """Take the new question in place of the one that it extends, if the folder holds such a one.
 
-    def _check(self, config: dict[str, Any], artefacts: Iterable[str]) -> None:
+        The files that answer the earlier one are kept in ``earlier/0``, ``earlier/1``, ..., each a folder like this.
+        """
+        if self._step is None:
+            return
+        found = [result for result in results if (self.path / result).exists()]
+        if found:
+            kept = self.path / "earlier" / str(self._step)
+            kept.mkdir(parents=True, exist_ok=True)
+            for name in (*found, "config.json"):
+                write_whole(kept / name, (self.path / name).read_bytes())
+        for name in found:  # before there is a new question, which they do not answer
+            (self.path / name).unlink()
+        write_whole(self.path / "config.json", _text(self._config))
+        self._step = None
+
+    def _check(self, config: dict[str, Any], artefacts: Iterable[str], extends: Sequence[dict[str, Any]]) -> int | None:
+        """Which of the questions that the new one extends the folder holds; None where it holds the new one."""
         path = self.path / "config.json"
         if not path.exists():
             for artefact in artefacts:
                 if (self.path / artefact).exists():
                     raise InputError(f"{self.path} holds {artefact} but no config.json: not a folder that can go on")
             write_whole(path, _text(config))
-            return
+            return None
         old, new = (_flat(question) for question in (read_config(self.path)["question"], config["question"]))
+        earlier = [_flat(question) for question in extends]
+        if old != new and old in earlier:
+            return earlier.index(old)
         changed = [
             f"{key} is {old.get(key)} there, {new.get(key)} here"
             for key in sorted({*old, *new})
@@ -97,6 +102,7 @@ class RunFolder:
         ]
         if changed:
             raise InputError(f"{self.path} holds a run of another configuration: {'; '.join(changed)}")
+        return None
 
 
 def _text(config: dict[str, Any]) -> bytes:
@@ -161,6 +167,25 @@ def holder(folder: Path) -> dict[str, Any]:
     """Who holds a folder, as its process wrote it: host, pid, since. Empty when nobody does, or it cannot be read."""
     try:
         who = json.loads((folder / "driver.json").read_bytes())
-        return {key: who[key] for key in ("host", "pid", "since")}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {"host": who["host"], "pid": int(who["pid"]), "since": who["since"]}
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return {}
+
+
+def driver(folder: Path) -> dict[str, Any]:
+    """Who holds a folder now, as far as this host can tell; empty when nobody does."""
+    who = holder(folder)
+    return {} if who and who["host"] == platform.node() and not alive(who["pid"]) else who
+
+
+def alive(process: int) -> bool:
+    """Whether there is such a process on this host."""
+    with suppress(ChildProcessError):
+        os.waitpid(process, os.WNOHANG)  # a child that has ended answers until its end is taken note of
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True

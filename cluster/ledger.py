@@ -48,7 +48,7 @@ class Ledger:
         self.folder = Path(folder)
         self._path = self.folder / "ledger.jsonl"
         self._synced = 0.0
-        self._held = RunFolder(folder, config, "ledger.jsonl", extends=extends, results=certificates.FILES)
+        self._held = RunFolder(folder, config, "ledger.jsonl", extends=extends)
         try:
             self._whole = self._without_torn_line()
         except BaseException:
@@ -63,6 +63,10 @@ class Ledger:
             self._sync(0.0)
         finally:
             self._held.release()
+
+    def extend(self) -> None:
+        """A run that this one extends becomes this one; see :meth:`cluster.folder.RunFolder.extend`."""
+        self._held.extend(certificates.FILES)
 
     def append(self, records: list[Record], seconds: np.ndarray) -> None:
         """Record finished looks, with the worker seconds that each took."""

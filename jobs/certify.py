@@ -160,6 +160,7 @@ class Certify:
                 campaign.restore(ledger.read())
             except ValueError as error:
                 raise InputError(f"{folder / 'ledger.jsonl'} is damaged or foreign: {error}") from error
+            ledger.extend()  # not before it is known to be whole
             if not campaign.done:
                 packed, weights = model.pack(net, spec)
                 with (

@@ -48,9 +48,9 @@ class Merge:
             _check_same(self.runs[0], questions[0], run, question)
         tables = [certificates.read(run) for run in self.runs]
         seconds = [certificates.seconds(run) for run in self.runs]
-        seeds = [question["seed"] for question in questions]
         index = np.concatenate([table["index"] for table in tables])
         if len(np.unique(index)) == len(index):
+            seeds = _all(questions, "seed")
             if len(set(seeds)) > 1:
                 raise InputError(f"runs over different images must have one seed, these have {seeds}")
             question, merged, took = _side_by_side(questions, tables, seconds)
@@ -66,6 +66,12 @@ class Merge:
         print(f"{len(merged):,} images written to {self.into}; show it with: ebsc table {self.into}")
 
 
+def _all(questions: Sequence[dict[str, Any]], key: str) -> list[Any]:
+    """What runs say, in order; one that was merged itself says several things."""
+    said = [question[key] if isinstance(question[key], list) else [question[key]] for question in questions]
+    return sorted(value for values in said for value in values)
+
+
 def _check_same(first: Path, one: dict[str, Any], second: Path, other: dict[str, Any]) -> None:
     differ = [key for key in sorted({*one, *other} - set(_APART)) if one.get(key) != other.get(key)]
     if differ:
@@ -78,7 +84,7 @@ def _side_by_side(
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     merged = np.concatenate(tables)
     order = np.argsort(merged["index"])
-    question = questions[0] | {key: [question[key] for question in questions] for key in ("images", "checksum")}
+    question = questions[0] | {key: _all(questions, key) for key in ("images", "checksum")}
     return question, merged[order], np.concatenate(seconds)[order]
 
 
@@ -92,7 +98,9 @@ def _added(
             "these runs share their images and their budget is sequential: when each stopped depended on its votes, so"
             " that their sum certifies nothing; merge runs of a fixed budget"
         )
-    seeds = [question["seed"] for question in questions]
+    if len({json.dumps(question["checksum"]) for question in questions}) > 1:
+        raise InputError("these runs have the same indices but other pixels: their checksums differ")
+    seeds = _all(questions, "seed")
     if len(set(seeds)) < len(seeds):
         raise InputError(f"these runs share images and seeds ({seeds}): the same draws would be counted twice")
     merged = tables[0].copy()

@@ -61,7 +61,7 @@ class Reporter:
             self._live.update(self._task, completed=done, total=total, text=text)
         elif done == total or time.monotonic() - self._last >= PLAIN_EVERY:
             self._last = time.monotonic()
-            print(f"{self._title}: {done / total:4.0%} {text}", file=sys.stderr, flush=True)
+            print(f"{self._title}: {100 * done // total:3}% {text}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """A line that stays, for example of a fault that was survived."""

@@ -1,13 +1,10 @@
 """Where jobs and runs stand: from their folders, and from SLURM where it has them."""
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +12,7 @@ from typing import Annotated
 import tyro
 from tabulate import tabulate
 
-from cluster.folder import holder
+from cluster.folder import alive, driver
 from ebsc.errors import InputError, RunError
 from jobs.record import read_lines
 
@@ -125,14 +122,14 @@ def wait(folders: Sequence[Path]) -> None:
 
 def _state(folder: Path, ticket: dict, known: dict[str, tuple[str, str]]) -> State:
     done = (folder / "model.json").exists() or (folder / "certificates.parquet").exists()
-    here = _driver(folder)
+    here = str(driver(folder).get("host", ""))
     on_slurm = ticket.get("cluster") == "slurm"
     state, where = known.get(ticket["job"], ("", "")) if on_slurm else ("", "")
     if done and state not in _ACTIVE:  # by that job, or since
         state = "COMPLETED"
     if not state:
         where = here
-        if here or (ticket.get("cluster") == "local" and _alive(int(ticket["job"]))):
+        if here or (ticket.get("cluster") == "local" and alive(int(ticket["job"]))):
             state = "RUNNING"
         else:
             state = "UNKNOWN" if on_slurm else "STOPPED"
@@ -153,26 +150,6 @@ def _progress(folder: Path) -> tuple[str, str]:
         looks = ledger.read_bytes().count(b"\n")
         return f"{looks:,} looks", ""
     return "", ""
-
-
-def _driver(folder: Path) -> str:
-    """The host of the process that holds the folder now, empty when none does."""
-    who = holder(folder)
-    if not who or (who["host"] == platform.node() and not _alive(who["pid"])):
-        return ""
-    return str(who["host"])
-
-
-def _alive(process: int) -> bool:
-    with suppress(ChildProcessError):
-        os.waitpid(process, os.WNOHANG)  # a child that has ended answers until its end is taken note of
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _ticket(folder: Path) -> dict:

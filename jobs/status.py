@@ -1,7 +1,6 @@
 """``ebsc status``: where one certification stands, while it runs and afterwards."""
 
 import json
-import os
 import platform
 import time
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from cluster.driver import Status
-from cluster.folder import read_config
+from cluster.folder import driver, read_config
 from ebsc.errors import InputError
 from jobs.progress import duration
 
@@ -42,31 +41,31 @@ class ShowStatus:
         """Print it."""
         folder = self.run_folder
         read_config(folder)  # says that this is no run folder
-        print(f"{folder}: {_state(folder)}")
+        finished = (folder / "certificates.parquet").exists()
+        print(f"{folder}: {_state(folder, finished)}")
         try:
             found = json.loads((folder / "status.json").read_bytes())
             seen = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.pop("time")))
             status = Status(**found)
+            share = f"{100 * status.settled // status.images}%: {describe(status)}"
         except FileNotFoundError:
-            print("nothing counted yet")
+            if not finished:
+                print("nothing counted yet")
             return
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             raise InputError(f"{folder / 'status.json'} cannot be read: {error!r}") from error
-        print(f"{status.settled / status.images:.0%}: {describe(status)}")
+        print(share)
         print(f"{status.resent} units sent again; last fault: {status.note or 'none'}; as of {seen}")
 
 
-def _state(folder: Path) -> str:
-    if (folder / "certificates.parquet").exists():
+def _state(folder: Path, finished: bool) -> str:
+    if finished:
         return f"finished; show it with: ebsc table {folder}"
-    try:
-        who = json.loads((folder / "driver.json").read_bytes())
-        if who["host"] != platform.node():
-            return f"driven by process {who['pid']} on {who['host']} since {who['since']}, as far as this host can see"
-        os.kill(who["pid"], 0)
-        return f"running, process {who['pid']} since {who['since']}"
-    except (OSError, ValueError, KeyError):
+    who = driver(folder)
+    if not who:
         return "stopped; the command that started it goes on from its ledger"
+    there = "" if who["host"] == platform.node() else f" on {who['host']}, as far as this host can see"
+    return f"running, process {who['pid']} since {who['since']}{there}"
 
 
 if __name__ == "__main__":

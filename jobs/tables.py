@@ -54,7 +54,10 @@ class Entry:
     def only(self, images: np.ndarray) -> "Entry":
         """The same row over these images."""
         keep = np.isin(self.index, images)
-        return replace(self, index=self.index[keep], radius=self.radius[keep], abstained=self.abstained[keep])
+        fewer = len(keep) / max(int(keep.sum()), 1)  # all that is open may lie among these
+        tolerance = self.tolerance and {name: value and value * fewer for name, value in self.tolerance.items()}
+        kept = {name: getattr(self, name)[keep] for name in ("index", "radius", "abstained")}
+        return replace(self, **kept, tolerance=tolerance)
 
     def accuracy(self, radius: float) -> float:
         """Certified accuracy: share of images whose certificate is for the right class and reaches ``radius``."""
@@ -196,7 +199,7 @@ def _notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[s
     if any(entry.published for entry in entries):
         notes.append("Rows without n are published logs, whose radii are rounded to nearest: some are a little high.")
     for entry in entries:
-        if entry.decided is not None:
+        if entry.decided is not None and entry.tolerance is None:
             missing = ", ".join(f"{radius:g}" for radius in radii if radius not in entry.decided)
             low = f"its ACR and its columns {missing} are" if missing else "its ACR is"
             notes.append(f"{entry.name} stopped each image when its radii were decided: {low} too low, never too high.")

@@ -128,7 +128,7 @@ def test_a_merged_run_is_a_row_of_a_table(runs, merge):
 def test_the_configuration_says_what_was_merged(runs, merge):
     side_by_side = json.loads((merge("even", "odd") / "config.json").read_text())
     question = side_by_side["question"]
-    assert question["images"] == ["::60", "30::60"]
+    assert question["images"] == ["30::60", "::60"]
     assert question["checksum"] == [
         json.loads((runs / name / "config.json").read_text())["question"]["checksum"] for name in ("even", "odd")
     ]
