@@ -4,6 +4,7 @@ import os
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -125,3 +126,24 @@ def test_an_actor_killed_while_counting_is_replaced_and_the_certificates_are_the
     assert tiny.equal(found, expected)
     assert reports[-1].resent >= 1
     assert "worker 0 was lost" in reports[-1].note
+
+
+def test_a_worker_killed_for_memory_is_replaced_by_one_with_half_the_micro_batch(local_ray, assignment):
+    unit, *_ = campaign(Fixed(n=300)).next_units(500)
+    here = LocalPool(assignment)
+    here.send(0, unit)
+    (expected,) = here.wait(0)
+    with actors(local_ray, assignment, 1) as pool:
+        while not pool.free():
+            pool.wait(60)
+        pool.send(0, unit)
+        with patch.object(local_ray, "get", side_effect=local_ray.exceptions.OutOfMemoryError("too much")):
+            (reply,) = pool.wait(60)
+        assert (reply.unit, reply.tally, reply.in_hand) == (unit, None, True)
+        assert "new workers take batches of 32" in reply.lost
+        while not pool.free():
+            pool.wait(60)
+        pool.send(*pool.free()[:1], unit)
+        (reply,) = pool.wait(60)
+    assert reply.tally.batch == 32
+    assert (reply.tally.counts == expected.tally.counts).all()
