@@ -1,10 +1,11 @@
 """Draws that a question about a test set takes: our budgets, a confidence sequence, a fixed budget, and the bound.
 
-Votes are simulated at the probabilities that published certification logs imply (p = Phi(radius / sigma), 1/2 where the
-log abstains), the same votes for every method. The information bound is what any test needs on average to decide every
-image at error alpha on both sides, kl(alpha, 1 - alpha) / kl(p, threshold) for the nearest threshold on each side, at
-most n. The confidence sequence is the beta mixture (Robbins 1970), looked at whenever the total has grown by 2%. Then
-the coverage of our bound under its stopping rule, at thresholds, where an image draws longest.
+Votes are simulated at the probabilities that published certification logs imply, the same votes for every method: the
+share of n = 100,000 votes whose bound at alpha = 0.001 is the logged radius, and 1/2 where the log abstains, which is
+the hardest that it may be. The information bound is what any test needs on average to decide every image at error alpha
+on both sides, kl(alpha, 1 - alpha) / kl(p, threshold) for the nearest threshold on each side, at most n. The confidence
+sequence is the beta mixture (Robbins 1970), looked at whenever the total has grown by 2%. Then the coverage of our
+bound under its stopping rule, at thresholds, where an image draws longest.
 """
 
 import csv
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from scipy import stats
 from scipy.special import betaln, expit, logit, ndtr, rel_entr, xlog1py, xlogy
 from tabulate import tabulate
 
@@ -106,7 +108,8 @@ class Benchmark:
         with path.open(newline="") as file:
             log = list(csv.DictReader(file, delimiter="\t"))[:: self.every]
         sigma = float(path.stem.partition("sigma")[2])
-        p = ndtr(np.array([float(row["radius"]) for row in log]) / sigma)
+        logged = ndtr(np.array([float(row["radius"]) for row in log]) / sigma)
+        p = np.where(logged > 0.5, np.minimum(stats.binom.isf(0.001, 10**5, logged) + 1, 10**5) / 10**5, 0.5)
         right = np.array([row["correct"] == "1" for row in log])
         votes = Votes(p, self.n)
         fixed = certified(votes.run(Fixed(n=self.n, alpha=self.alpha), right, sigma))

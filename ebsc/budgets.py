@@ -180,14 +180,14 @@ class Sequential(Budget):
 
     >>> budget = Sequential(radii=(0.0, 0.5), n=1000)
     >>> budget.looks.tolist(), round(float(budget.spending.sum()), 6)
-    ([128, 256, 384, 512, 768, 1000], 0.001)
+    ([128, 256, 384, 512, 640, 768, 1000], 0.001)
     """
 
     radii: tuple[float, ...]
     tolerance: Tolerance | None = None
     last_share: float = 0.8
-    futility: float = 0.01
-    growth: float = 1.5
+    futility: float = 0.02
+    growth: float = 1.25
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -208,15 +208,15 @@ class Sequential(Budget):
         if n <= BLOCK:
             return [n]
         steps = 2 + int(np.log(n / BLOCK) / np.log(self.growth))
-        blocks = np.unique(np.rint(np.geomspace(BLOCK, n, steps) / BLOCK).astype(np.int64)) * BLOCK
+        blocks = np.unique(np.rint(np.geomspace(BLOCK, n, steps)[:-1] / BLOCK).astype(np.int64)) * BLOCK
         return [*blocks[blocks < n].tolist(), n]
 
     @cached_property
     def spending(self) -> Float64[np.ndarray, " look"]:
-        early = len(self.looks) - 1
-        if not early:
+        if len(self.looks) == 1:
             return np.array([self.alpha])
-        return np.append(np.full(early, self.alpha * (1 - self.last_share) / early), self.alpha * self.last_share)
+        early = np.sqrt(self.looks[:-1])  # a late look costs most draws: there more alpha saves most
+        return self.alpha * np.append((1 - self.last_share) * early / early.sum(), self.last_share)
 
     def thresholds(self, sigma: float) -> Float64[np.ndarray, " threshold"]:
         """Radius r is certified when p_lower >= Phi(r / sigma); radius 0 asks for p strictly above 1/2."""
