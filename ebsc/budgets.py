@@ -186,7 +186,7 @@ class Sequential(Budget):
     radii: tuple[float, ...]
     tolerance: Tolerance | None = None
     last_share: float = 0.8
-    futility: float = 0.02
+    futility: float = 0.04
     growth: float = 1.25
 
     def __post_init__(self) -> None:
