@@ -24,7 +24,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import tyro
 
-from benchmarks.measuring import machine
+from benchmarks.measuring import save
 
 KINDS = {"worker": "ray::Worker", "raylet": "raylet/raylet", "gcs": "gcs_server", "driver": "jobs.certify"}
 MARK = "EBSC_CHAOS"
@@ -66,7 +66,8 @@ class Chaos:
         rng, kills, rows = random.Random(self.seed), Counter[str](), []
         with tempfile.TemporaryDirectory() as folder:
             calm = Path(folder) / "calm"
-            assert self._start(calm, workers=0, here=True).wait() == 0
+            if self._start(calm, workers=0, here=True).wait():
+                raise SystemExit(calm.with_suffix(".log").read_text())
             expected, cluster = columns(calm), Cluster(self.nodes)
             try:
                 for number in range(self.runs):
@@ -80,11 +81,7 @@ class Chaos:
                 cluster.stop()
         wrong = sum(not row["equal"] or row["draws wrong"] > 0 for row in rows)
         print(f"{self.runs} runs, kills {dict(kills)}, {wrong} wrong")
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        place = f"{self.nodes} nodes" if self.nodes else "local"
-        self.out.write_text(
-            json.dumps({"machine": machine(), "Ray": place, "kills": kills, "runs": rows}, indent=2) + "\n"
-        )
+        save(self.out, Ray=f"{self.nodes} nodes" if self.nodes else "local", kills=kills, runs=rows)
         sys.exit(wrong > 0)
 
     def _start(self, run: Path, workers: int, here: bool = False) -> subprocess.Popen:
@@ -115,8 +112,8 @@ class Chaos:
                     raise SystemExit(f"hung: {run}\n{run.with_suffix('.log').read_text()[-3000:]}")
                 cluster.repair()
                 if process.poll() is None and sum(done.values()) < self.kills:
-                    done[kill(rng, {str(run), cluster.mark})] += 1
-                    done.pop("", None)
+                    if killed := kill(rng, {str(run), cluster.mark}):
+                        done[killed] += 1
             sweep(str(run))
             if process.returncode == 0:
                 return {"starts": starts, "kills": dict(done), "seconds": round(time.monotonic() - begun, 1)}

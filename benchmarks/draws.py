@@ -9,7 +9,6 @@ bound under its stopping rule, at thresholds, where an image draws longest.
 """
 
 import csv
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from scipy import stats
 from scipy.special import betaln, expit, logit, ndtr, rel_entr, xlog1py, xlogy
 from tabulate import tabulate
 
-from benchmarks.measuring import machine
-from ebsc.budgets import Budget, Fixed, Sequential, Tolerance
+from benchmarks.measuring import save
+from ebsc.budgets import Budget, Fixed, Sequential, Standing, Tolerance
 from ebsc.campaign import Campaign
 from ebsc.noise import BLOCK, Stream
 from jobs.options import parse_radii
@@ -41,8 +40,8 @@ class BetaMixture(Sequential):
 
     growth: float = 1.02
 
-    def _bound(self, candidate, standing, draws, alpha):
-        return confidence_sequence(candidate, draws, self.alpha)
+    def bound(self, standing: Standing) -> np.ndarray:
+        return confidence_sequence(standing.candidate, self.looks[standing.look], self.alpha)
 
 
 def confidence_sequence(successes: np.ndarray, draws: np.ndarray | int, alpha: float) -> np.ndarray:
@@ -101,8 +100,7 @@ class Benchmark:
         print(tabulate(rows, headers="keys", floatfmt=".4g"), flush=True)
         coverage = self._coverage()
         print(tabulate(coverage, headers="keys", floatfmt=".2g", intfmt=","))
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps({"machine": machine(), "draws": rows, "coverage": coverage}, indent=2) + "\n")
+        save(self.out, draws=rows, coverage=coverage)
 
     def _log(self, path: Path) -> list[dict]:
         with path.open(newline="") as file:

@@ -1,5 +1,6 @@
 """What the measurements share."""
 
+import json
 import os
 import platform
 import time
@@ -39,6 +40,12 @@ def count_flops(module: nn.Module, x: Tensor) -> int:
     with FlopCounterMode(display=False) as counter:
         module(x)
     return counter.get_total_flops()
+
+
+def save(path: Path, **results: Any) -> None:
+    """What was measured, with the machine that it was measured on, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine(), **results}, indent=2, default=str) + "\n")
 
 
 def machine() -> dict[str, Any]:

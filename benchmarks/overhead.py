@@ -5,7 +5,6 @@ ratio is the median over rounds of the ratio within a round. The start of the wo
 apart, and so is the share of the wall time in which they counted.
 """
 
-import json
 import tempfile
 import time
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 import tyro
 from tabulate import tabulate
 
-from benchmarks.measuring import machine
+from benchmarks.measuring import save
 from cluster.driver import Driver
 from cluster.ledger import Ledger
 from cluster.session import open_pool, ray_session
@@ -67,9 +66,7 @@ class Benchmark:
                 print(rows[-1], flush=True)
         medians = {name: float(np.median([row[name] for row in rows])) for name in rows[0]}
         print(tabulate([medians], headers="keys", floatfmt=".4g"))
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        result = {"machine": machine(), "medians": medians, "rounds": rows}
-        self.out.write_text(json.dumps(result, indent=2) + "\n")
+        save(self.out, medians=medians, rounds=rows)
 
     def _assignment(self, threads: int) -> Assignment:
         chosen = data.load(self.data, "test").take(np.arange(self.images))

@@ -10,7 +10,6 @@ and what a budget saves are assumptions, stated in the table.
 """
 
 import heapq
-import json
 import resource
 import tempfile
 import time
@@ -25,7 +24,7 @@ import tyro
 from scipy.special import ndtr
 from tabulate import tabulate
 
-from benchmarks.measuring import count_flops, machine
+from benchmarks.measuring import count_flops, save
 from cluster.driver import Driver
 from cluster.ledger import Ledger
 from cluster.pool import Load, Reply
@@ -75,9 +74,7 @@ class Benchmark:
         print(tabulate(rows, headers="keys", floatfmt=".4g", intfmt=","))
         paper = self._imagenet(min(row["efficiency, %"] for row in rows) / 100)
         print(tabulate(paper, headers="keys", floatfmt=",.4g", intfmt=","))
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        result = {"machine": machine(), "options": asdict(self), "scale": rows, "imagenet": paper}
-        self.out.write_text(json.dumps(result, indent=2, default=str) + "\n")
+        save(self.out, options=asdict(self), scale=rows, imagenet=paper)
 
     def _imagenet(self, efficiency: float) -> list[dict]:
         """50,000 images of 3 x 224 x 224, n = 100,000: ResNet-50 behind the xhat of a residual energy."""
@@ -130,7 +127,6 @@ class Worker:
     """A simulated worker: when it is free, and what it has."""
 
     speed: float
-    dies: float
     free: float = 0.0
     units: list[int] = field(default_factory=list)
 
@@ -168,7 +164,7 @@ class SimulatedPool:
     def hire(self) -> None:
         life = self.rng.exponential(self.options.mean_life) if self.options.mean_life else float("inf")
         speed = self.options.speed * float(np.exp(self.rng.normal(0, self.options.spread)))
-        self.workers[self.births] = Worker(speed, self.now + life, self.now)
+        self.workers[self.births] = Worker(speed, self.now)
         self.load.add(self.births, 0)
         heapq.heappush(self.events, (self.now + life, self.births, "death", self.births))
         self.births += 1

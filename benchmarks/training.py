@@ -5,7 +5,6 @@ median over rounds of the ratio within a round, because other work may come and 
 loss of the learned EBSC go through grad phi: second derivatives of the energy.
 """
 
-import json
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 import tyro
 from tabulate import tabulate
 
-from benchmarks.measuring import machine, repeated, round_robin
+from benchmarks.measuring import repeated, round_robin, save
 from ebsc import data, model, training
 from ebsc.data import Dataset
 from ebsc.device import Device, pick
@@ -55,8 +54,7 @@ class Benchmark:
         train = data.load(self.data, "train")
         rows = [row for name in self.rows for row in self._row(name, train)]
         print(tabulate(rows, headers="keys", floatfmt=".3g", intfmt=","))
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps({"machine": machine(), "training": rows}, indent=2) + "\n")
+        save(self.out, training=rows)
 
     def _row(self, name: str, train: Dataset) -> list[dict]:
         tasks = {}

@@ -233,8 +233,5 @@ def work(pipe: Any, threads: int, precision: Precision, compiled: bool, batch: i
         pipe.send("done")
 
 
-# -- measuring --
-
-
 if __name__ == "__main__":
     tyro.cli(Benchmark).run()

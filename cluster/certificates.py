@@ -15,6 +15,7 @@ from ebsc.files import write_whole
 __all__ = ["FILES", "correct", "read", "seconds", "to_tsv", "write"]
 
 FILES = ("certificates.parquet", "certificates.tsv")
+"""What answers the question of a run; moved away when the run is extended."""
 
 
 def correct(certificates: np.ndarray) -> np.ndarray:
@@ -82,8 +83,15 @@ def read(folder: str | Path) -> np.ndarray:
 
 
 def seconds(folder: str | Path) -> np.ndarray:
-    """Worker time spent on each image of a finished run, shape (N,)."""
-    return _table(folder)["seconds"].to_numpy()
+    """Worker seconds spent on each image of a finished run, shape (N,).
+
+    Raises:
+        InputError: the run is not finished, or the file is damaged.
+    """
+    try:
+        return _table(folder)["seconds"].to_numpy()
+    except KeyError:
+        raise InputError(f"{folder}/certificates.parquet is not that of a certification: no seconds") from None
 
 
 def _table(folder: str | Path) -> pa.Table:

@@ -30,10 +30,10 @@ STRAGGLER = 3.0
 """An idle worker with nothing else to do takes over a unit that is out for this many times what it would need."""
 
 PATIENCE = 3
-"""Failures of one unit, or worker losses without a unit counted between them, that stop the run."""
+"""Failures of one unit that stop the run; and losses of all units that the workers can hold, none counted between."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Status:
     """Where a run stands, for a progress line.
 
@@ -44,7 +44,7 @@ class Status:
         rate: draws per second in this session.
         seconds_left: about.
         workers: how many there are now.
-        resent: units sent again because a worker was lost or failed.
+        resent: units sent again because a worker was lost, failed or was slow.
         note: the last thing that went wrong; empty when nothing did.
     """
 
@@ -108,13 +108,13 @@ class Driver:
         """Count until every image is settled.
 
         Raises:
-            RunError: a unit failed on several workers, or workers are lost again and again. The ledger is whole.
+            RunError: a unit failed :data:`PATIENCE` times, or workers are lost again and again. The ledger is whole.
         """
         begun, drawn, reported = self._clock(), self.campaign.draws, 0.0
         while not self.campaign.done:
             self._send()
-            counted = [counted for reply in self.pool.wait(1.0, self._settle) if (counted := self._receive(reply))]
-            self._record(self.campaign.merge_all(counted))
+            answers = [self._receive(reply) for reply in self.pool.wait(1.0, self._settle)]
+            self._record(self.campaign.merge_all([answer for answer in answers if answer]))
             now = self._clock()
             if now - reported >= 1.0 or self.campaign.done:
                 self.report(self._status((self.campaign.draws - drawn) / max(now - begun, 1e-9)))
@@ -122,7 +122,7 @@ class Driver:
 
     @property
     def _settle(self) -> float:
-        """Many workers are served in rounds, so that the work of a round is vectorised; each has a unit waiting."""
+        """Seconds to wait for more replies, which are merged in one vectorised call; each worker has a unit waiting."""
         return min(LONGEST_ROUND, ROUND_PER_WORKER * len(self.pool))
 
     def _status(self, rate: float) -> Status:
@@ -132,12 +132,21 @@ class Driver:
             self._goal, self._estimated = campaign.draws + campaign.expected_draws(), now
         left = max(self._goal - campaign.draws, 0) / rate if rate else float("inf")
         return Status(
-            campaign.settled, len(campaign.labels), campaign.draws, rate, left, len(self.pool), self.resent, self._note
+            settled=campaign.settled,
+            images=len(campaign.labels),
+            draws=campaign.draws,
+            rate=rate,
+            seconds_left=left,
+            workers=len(self.pool),
+            resent=self.resent,
+            note=self._note,
         )
 
     def _send(self) -> None:
         for worker in self.pool.free():
             unit = self._again.popleft() if self._again else self._fresh(worker) or self._straggler(worker)
+            if unit is None and worker not in self._speed:
+                continue  # too new to overtake anybody; the next may
             if unit is None:
                 return
             flight = self._out.setdefault(unit.number, _Flight(unit, self._clock(), set()))
@@ -151,7 +160,7 @@ class Driver:
         return next(iter(self.campaign.next_units(min(size, max(share, FIRST_UNIT)), limit=1)), None)
 
     def _straggler(self, worker: int) -> Unit | None:
-        """A unit that another worker alone has had for so long that this one, idle, would have been done by now."""
+        """The unit that one worker alone has had longest, if that is STRAGGLER times what this idle one would need."""
         if worker not in self._speed or any(worker in flight.workers for flight in self._out.values()):
             return None
         alone = [flight for flight in self._out.values() if len(flight.workers) == 1]

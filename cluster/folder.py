@@ -15,7 +15,7 @@ import filelock
 from ebsc.errors import InputError
 from ebsc.files import make_folder, write_whole
 
-__all__ = ["RunFolder", "alive", "clear", "driver", "holder", "read_config"]
+__all__ = ["RunFolder", "alive", "clear", "holder", "read_config"]
 
 
 class RunFolder:
@@ -67,7 +67,7 @@ class RunFolder:
     def extend(self, results: Sequence[str]) -> None:
         """Take the new question in place of the one that it extends, if the folder holds such a one.
 
-        The files that answer the earlier one are kept in ``earlier/0``, ``earlier/1``, ..., each a folder like this.
+        The files that answer the earlier one, and its ``config.json``, are kept in ``earlier/0``, ``earlier/1``, ...
         """
         if self._step is None:
             return
@@ -140,9 +140,9 @@ def _acquire(folder: Path) -> filelock.FileLock:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        who = holder(folder)
+        who = _recorded_holder(folder)
         by = f"process {who['pid']} on {who['host']} since {who['since']}" if who else "holder unknown"
-        raise InputError(f"{folder} is in use by another driver ({by})") from None
+        raise InputError(f"{folder} is in use by another process ({by})") from None
     return lock
 
 
@@ -163,7 +163,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def holder(folder: Path) -> dict[str, Any]:
+def _recorded_holder(folder: Path) -> dict[str, Any]:
     """Who holds a folder, as its process wrote it: host, pid, since. Empty when nobody does, or it cannot be read."""
     try:
         who = json.loads((folder / "driver.json").read_bytes())
@@ -172,9 +172,9 @@ def holder(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def driver(folder: Path) -> dict[str, Any]:
-    """Who holds a folder now, as far as this host can tell; empty when nobody does."""
-    who = holder(folder)
+def holder(folder: Path) -> dict[str, Any]:
+    """Who holds a folder (host, pid, since), as far as this host can tell; empty when nobody does."""
+    who = _recorded_holder(folder)
     return {} if who and who["host"] == platform.node() and not alive(who["pid"]) else who
 
 

@@ -31,9 +31,9 @@ class Ledger:
     """A run folder, held by one driver at a time.
 
     Opening creates the folder, or continues a run of the same configuration. One line of the ledger is one finished
-    look of one image. What :meth:`append` wrote survives the end of this process, however it ends, and within
-    :data:`SYNC_EVERY` that of this machine: a look that is lost is counted again, to the same counts. A last line that
-    a crash tore is dropped.
+    look of one image. What :meth:`append` wrote survives the end of this process, however it ends; and that of this
+    machine from the first :meth:`append`, of records or none, :data:`SYNC_EVERY` later. A look that is lost is counted
+    again, to the same counts. A last line that a crash tore is dropped.
 
     Args:
         folder: the run folder.
@@ -47,7 +47,7 @@ class Ledger:
     def __init__(self, folder: str | Path, config: dict[str, Any], extends: Sequence[dict[str, Any]] = ()) -> None:
         self.folder = Path(folder)
         self._path = self.folder / "ledger.jsonl"
-        self._synced = 0.0
+        self._synced, self._dirty = 0.0, False
         self._held = RunFolder(folder, config, "ledger.jsonl", extends=extends)
         try:
             self._whole = self._without_torn_line()
@@ -70,22 +70,22 @@ class Ledger:
 
     def append(self, records: list[Record], seconds: np.ndarray) -> None:
         """Record finished looks, with the worker seconds that each took."""
-        if not records:
-            return
-        timed = [{**record, "seconds": round(float(s), 6)} for record, s in zip(records, seconds, strict=True)]
-        with self._path.open("ab") as file:
-            file.truncate(self._whole)
-            file.write("".join(json.dumps(record) + "\n" for record in timed).encode())
-            file.flush()
-            self._whole = file.tell()
+        if records:
+            timed = [{**record, "seconds": round(float(s), 6)} for record, s in zip(records, seconds, strict=True)]
+            with self._path.open("ab") as file:
+                file.truncate(self._whole)
+                file.write("".join(json.dumps(record) + "\n" for record in timed).encode())
+                file.flush()
+                self._whole = file.tell()
+            self._dirty = True
         self._sync(SYNC_EVERY)
 
     def _sync(self, every: float) -> None:
         """To the disk, which takes milliseconds: not for every look."""
-        if self._whole and time.monotonic() - self._synced >= every:
+        if self._dirty and time.monotonic() - self._synced >= every:
             with self._path.open("ab") as file:
                 os.fsync(file.fileno())
-            self._synced = time.monotonic()
+            self._synced, self._dirty = time.monotonic(), False
 
     def read(self) -> Iterator[Record]:
         """All records, in the order in which they were appended, one at a time: a ledger may be larger than memory.
@@ -100,10 +100,8 @@ class Ledger:
             for number, line in enumerate(file, 1):
                 try:
                     record = json.loads(line)
-                    numbers = [record["image"], record["look"], *record["votes"].values()]
-                    if not all(isinstance(number, int) for number in numbers):
-                        raise ValueError
-                    if not isinstance(record["seconds"], float):
+                    values = [record["image"], record["look"], *record["votes"].values()]
+                    if not (all(isinstance(v, int) for v in values) and isinstance(record["seconds"], float)):
                         raise ValueError
                 except (ValueError, KeyError, TypeError, AttributeError):
                     raise InputError(

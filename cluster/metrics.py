@@ -5,6 +5,16 @@ from cluster.driver import Status
 __all__ = ["RayMetrics"]
 
 
+_GAUGES = {
+    "draws_per_second": ("rate", "Draws merged per second in this session"),
+    "images_settled": ("settled", "Images that need no more draws"),
+    "images": ("images", "Images to certify"),
+    "draws": ("draws", "Draws merged, in earlier sessions of the run too"),
+    "units_resent": ("resent", "Units sent again: their worker was lost, failed, or was slow"),
+    "workers": ("workers", "Workers that are ready"),
+}
+
+
 class RayMetrics:
     """Gauges ``ebsc_*``, tagged with the run's name. Needs a connection to Ray.
 
@@ -15,29 +25,13 @@ class RayMetrics:
     def __init__(self, run: str) -> None:
         from ray.util.metrics import Gauge
 
-        about = {
-            "draws_per_second": "Draws merged per second in this session",
-            "images_settled": "Images that need no more draws",
-            "images": "Images to certify",
-            "draws": "Draws merged, in earlier sessions of the run too",
-            "units_resent": "Units sent again: their worker was lost, failed, or was slow",
-            "workers": "Workers that are ready",
-        }
         self._gauges = {
-            name: Gauge(f"ebsc_{name}", description=text, tag_keys=("run",)) for name, text in about.items()
+            field: Gauge(f"ebsc_{name}", description=text, tag_keys=("run",)) for name, (field, text) in _GAUGES.items()
         }
         for gauge in self._gauges.values():
             gauge.set_default_tags({"run": run})
 
     def __call__(self, status: Status) -> None:
         """Set the gauges."""
-        values = {
-            "draws_per_second": status.rate,
-            "images_settled": status.settled,
-            "images": status.images,
-            "draws": status.draws,
-            "units_resent": status.resent,
-            "workers": status.workers,
-        }
-        for name, value in values.items():
-            self._gauges[name].set(value)
+        for field, gauge in self._gauges.items():
+            gauge.set(getattr(status, field))

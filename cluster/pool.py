@@ -10,14 +10,17 @@ from cluster.worker import Assignment, Tally, Worker
 from ebsc.campaign import Unit
 from ebsc.errors import RunError, one_line
 
-__all__ = ["DEPTH", "Load", "LocalPool", "Pool", "RayPool", "Reply"]
+__all__ = ["DEPTH", "Load", "LocalPool", "Pool", "RayPool", "Reply", "room", "wants"]
 
 DEPTH = 2
 """Units that may be with a worker at a time: one being counted, one waiting, so that it never idles."""
 
 
-LOOK_EVERY = 10.0
-"""Seconds between looks at how much room the cluster has, when the number of workers follows it."""
+RESIZE_EVERY = 10.0
+"""Seconds between questions how much room the cluster has, when the number of workers follows it."""
+
+STILLBORN = 3
+"""Times all workers may die before one is ready."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,6 @@ class Load:
     def __len__(self) -> int:
         return len(self._busy)
 
-    def __contains__(self, worker: int) -> bool:
-        return worker in self._busy
-
     def add(self, worker: int, units: int) -> None:
         """A worker has so many more units, or less; one that is new has none."""
         before = self._busy.get(worker, 0)
@@ -112,6 +112,16 @@ class LocalPool:
             return [Reply(unit, 0, error=f"{type(error).__name__}: {one_line(error)}")]
 
 
+def wants(cpus: float, gpus: float) -> dict[str, float]:
+    """What a worker asks Ray for."""
+    return {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+
+
+def room(have: dict[str, float], wants: dict[str, float]) -> int:
+    """Workers that fit into an empty cluster."""
+    return min((int(have.get(name, 0) / amount) for name, amount in wants.items()), default=1)
+
+
 class RayPool:
     """Ray actors. One that is lost is replaced, wherever Ray finds room; until it is ready it is not counted on.
 
@@ -128,25 +138,20 @@ class RayPool:
         self._assignment = ray.put(assignment)
         self._batch = assignment.batch
         self._actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(Worker)
-        self._wants = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+        self._wants = wants(cpus, gpus)
         self._workers = workers
         self._actors: dict[int, Any] = {}
         self._starting: dict[Any, int] = {}
         self._load = Load()
         self._pending: dict[Any, tuple[int, Unit]] = {}
-        self._started = 0
+        self._started = self._stillborn = 0
         self._looked = float("-inf")
         self._fill()
-
-    def room(self) -> int:
-        """How many workers the cluster has room for, were it empty."""
-        have = self._ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return min((int(have.get(name, 0) / amount) for name, amount in self._wants.items()), default=1)
 
     def _fill(self) -> None:
         """Start actors until there are as many as there should be."""
         self._looked = time.monotonic()
-        target = self.room() if self._workers is None else self._workers
+        target = room(self._ray.cluster_resources(), self._wants) if self._workers is None else self._workers
         for _ in range(target - len(self._actors)):
             actor = self._actors[self._started] = self._actor.remote(self._assignment, self._batch)
             self._starting[actor.ready.remote()] = self._started
@@ -163,7 +168,7 @@ class RayPool:
         self._pending[self._actors[worker].count.remote(unit)] = (worker, unit)
 
     def wait(self, seconds: float, settle: float = 0.0) -> list[Reply]:
-        if self._workers is None and time.monotonic() - self._looked >= LOOK_EVERY:
+        if self._workers is None and time.monotonic() - self._looked >= RESIZE_EVERY:
             self._fill()
         waiting = [*self._pending, *self._starting]
         if not waiting:
@@ -190,8 +195,12 @@ class RayPool:
         except self._ray.exceptions.RayError as error:
             if getattr(error, "actor_init_failed", False):
                 raise RunError(f"a worker cannot start: {one_line(str(error).strip().splitlines()[-1])}") from None
+            self._stillborn += 1
+            if self._stillborn > STILLBORN * max(1, len(self._actors)):
+                raise RunError(f"workers die before they are ready; the last one: {one_line(error)}") from None
             self._drop(worker)
         else:
+            self._stillborn = 0
             self._load.add(worker, 0)
 
     def _reply(self, ref: Any) -> Iterator[Reply]:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cluster.pool import LocalPool, Pool, RayPool
+from cluster.pool import LocalPool, Pool, RayPool, room, wants
 from cluster.worker import Assignment
 from ebsc.errors import InputError, RunError, one_line
 
@@ -87,9 +87,8 @@ def open_pool(
         have = ray.cluster_resources()  # type: ignore[no-untyped-call]
         if gpus is None:
             gpus = 1.0 if assignment.device != "cpu" and have.get("GPU", 0) >= 1 else 0.0
-        wants = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
-        room = min((int(have.get(name, 0) / amount) for name, amount in wants.items()), default=1)
-        if (workers or 1) > room:
-            have_text = ", ".join(f"{have.get(name, 0):g} {name}" for name in wants)
-            raise InputError(f"room for {room} workers only: each wants {wants}, the cluster has {have_text}")
+        asked = wants(cpus, gpus)
+        if (workers or 1) > (fit := room(have, asked)):
+            have_text = ", ".join(f"{have.get(name, 0):g} {name}" for name in asked)
+            raise InputError(f"room for {fit} workers only: each wants {asked}, the cluster has {have_text}")
         yield RayPool(assignment, workers, cpus=cpus, gpus=gpus)

@@ -83,7 +83,7 @@ class Worker:
             try:
                 counts = self._voter.count(unit)
                 return Tally(counts, time.perf_counter() - started, self._voter.batch)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            except (MemoryError, RuntimeError) as error:
                 if self._voter.batch == 1 or not _out_of_memory(error):
                     raise
                 self._voter.resize(self._voter.batch // 2)
@@ -91,5 +91,5 @@ class Worker:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """On a CPU, torch's allocator raises a RuntimeError that only its text tells apart."""
-    return not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError) or "memory" in str(error)
+    """Torch's CPU allocator raises a RuntimeError that only its text tells apart."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

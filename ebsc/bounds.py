@@ -6,9 +6,9 @@ from scipy import stats
 from scipy.special import betainccinv, betaincinv, ndtr, ndtri
 
 __all__ = [
-    "between",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
+    "equivalent_probability",
     "false_certificates",
     "floor_radius",
     "probability",
@@ -66,10 +66,10 @@ def probability(radii: Shaped[np.ndarray, "*shape"] | float, sigma: float) -> Fl
     return np.asarray(ndtr(np.asarray(radii, dtype=np.float64) / sigma))
 
 
-def between(
+def equivalent_probability(
     p_a: Shaped[np.ndarray, "*shape"] | float, p_b: Shaped[np.ndarray, "*shape"] | float
 ) -> Float64[np.ndarray, "*shape"]:
-    """The p whose radius sigma Phi^-1(p) is the two-sided one, sigma/2 (Phi^-1(p_A) - Phi^-1(p_B)).
+    """The p_A that alone would certify the two-sided radius sigma/2 (Phi^-1(p_A) - Phi^-1(p_B)).
 
     It is p_A itself where p_B = 1 - p_A, and more where several classes share the rest (Cohen et al. 2019, theorem 1).
 
@@ -77,8 +77,8 @@ def between(
         p_a: probability of the class under noise, at least.
         p_b: probability of every other class under noise, at most.
 
-    >>> round(float(between(0.45, 0.2)), 3), round(float(between(0.9, 0.1)), 3)
-    (0.639, 0.9)
+    >>> equivalent_probability(np.array([0.45, 0.9]), np.array([0.2, 0.1])).round(3).tolist()
+    [0.639, 0.9]
     """
     return np.asarray(ndtr((ndtri(p_a) - ndtri(p_b)) / 2))
 

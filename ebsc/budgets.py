@@ -1,14 +1,14 @@
 """How many draws an image may use, what they certify at each look, and when they are enough."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Shaped
 
-from ebsc.bounds import between, clopper_pearson_lower, clopper_pearson_upper, probability
+from ebsc.bounds import clopper_pearson_lower, clopper_pearson_upper, equivalent_probability, probability
 from ebsc.errors import InputError
 from ebsc.noise import BLOCK
 
@@ -42,6 +42,11 @@ class Standing:
         candidate = others[here, predicted]
         others[here, predicted] = 0
         return cls(candidate, others.max(1, initial=0), look, counts.shape[1])
+
+    def foreseen(self, rows: Bool[np.ndarray, " row"], growth: Float64[np.ndarray, " some"], look: int) -> "Standing":
+        """Some of the images at a later look, with ``growth`` times the draws at the rates that they have shown."""
+        candidate, rival = (np.rint(votes[rows] * growth).astype(np.int64) for votes in (self.candidate, self.rival))
+        return Standing(candidate, rival, np.full(len(growth), look), self.n_classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,26 +95,21 @@ class Budget:
         raise NotImplementedError
 
     def bound(self, standing: Standing) -> Probabilities:
-        """At each look, a lower bound of the probability p that certifies radius sigma Phi^-1(p).
+        """At a look of each image, a lower bound of the probability p that certifies radius sigma Phi^-1(p).
 
         The bounds of all looks of an image hold together with probability 1 - alpha.
         """
-        look = standing.look
-        return self._bound(standing.candidate, standing, self.looks[look], self.spending[look])
-
-    def _bound(
-        self, candidate: Rows, standing: Standing, draws: Rows | int, alpha: Probabilities | float
-    ) -> Probabilities:
+        draws, alpha = self.looks[standing.look], self.spending[standing.look]
         if not self.two_sided:
-            return clopper_pearson_lower(candidate, draws, alpha)
-        lower = clopper_pearson_lower(candidate, draws, alpha / 2)
+            return clopper_pearson_lower(standing.candidate, draws, alpha)
+        lower = clopper_pearson_lower(standing.candidate, draws, alpha / 2)
         upper = clopper_pearson_upper(standing.rival, draws, alpha / 2 / (standing.n_classes - 1))
-        return between(lower, np.minimum(upper, 1 - lower))
+        return equivalent_probability(lower, np.minimum(upper, 1 - lower))
 
     def judge(
         self, p_lower: Probabilities, standing: Standing, sigma: float
     ) -> tuple[Bool[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
-        """After a look: is a radius that was asked for undecided, and is it worth while to draw on?"""
+        """After a look: whether a radius that was asked for is undecided; whether to draw on."""
         raise NotImplementedError
 
 
@@ -137,7 +137,7 @@ class Fixed(Budget):
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """How well a table must be known: against what n draws for every image would certify, whatever they show.
+    """How far a table may lie below that of n draws for every image.
 
     Attributes:
         accuracy: of the certified accuracy at each radius, a share of the images; None where it does not matter.
@@ -153,7 +153,8 @@ class Tolerance:
     def __post_init__(self) -> None:
         given = [value for value in (self.accuracy, self.acr) if value is not None]
         if not given or not all(0 < value < float("inf") for value in given):
-            raise InputError(f"a tolerance must be a positive number, not {' and '.join(map(str, given))}")
+            said = " and ".join(map(str, given)) or "nothing"
+            raise InputError(f"give a tolerance of the accuracy, the ACR or both, each a positive number, not {said}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,13 +224,17 @@ class Sequential(Budget):
         return np.maximum(probability(np.unique(self.radii), sigma), np.nextafter(0.5, 1.0))
 
     def reach(self, standing: Standing) -> tuple[Probabilities, Probabilities]:
-        """What p may be, at level ``futility``; and what of it n draws can still certify."""
+        """The largest p that is plausible at level ``futility``; and the largest that n draws can still certify."""
         draws = self.looks[standing.look]
         plausible = clopper_pearson_upper(standing.candidate, draws, self.futility)
         if self.two_sided:
-            plausible = between(plausible, clopper_pearson_lower(standing.rival, draws, self.futility))
-        best = self._bound(standing.candidate + self.n - draws, standing, self.n, float(self.spending[-1]))
-        return plausible, np.minimum(plausible, best)
+            plausible = equivalent_probability(plausible, clopper_pearson_lower(standing.rival, draws, self.futility))
+        all_won = replace(
+            standing,
+            candidate=standing.candidate + self.n - draws,
+            look=np.full_like(standing.look, len(self.looks) - 1),
+        )
+        return plausible, np.minimum(plausible, self.bound(all_won))
 
     def judge(
         self, p_lower: Probabilities, standing: Standing, sigma: float

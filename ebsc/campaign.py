@@ -49,11 +49,11 @@ class Outcome(IntEnum):
     CERTIFIED = 1
     """g is constant within ``radius``, and every radius that was asked for is decided."""
     ABSTAINED = 2
-    """The candidate's probability could not be shown to exceed 1/2; nothing is certified. More draws may help."""
+    """Nothing could be certified: ``p_lower`` is at most 1/2. More draws may help."""
     BUDGET_SPENT = 3
     """Certified within ``radius``; a larger radius that was asked for would need more than n draws to be decided."""
     STOPPED = 4
-    """Certified within ``radius``, which may be 0, when the table was known to the tolerance asked for."""
+    """Left open when the table was known to the tolerance; certified within ``radius``, which may be 0."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,9 @@ class Campaign:
         self.p_lower = np.zeros(len(labels))
         self.counts = {stream: np.zeros((len(labels), n_classes), dtype=np.int32) for stream in Stream}
         self._looks = budget.looks
-        wavy = isinstance(budget, Sequential) and budget.tolerance
-        self._waves = Waves(len(labels), budget, sigma) if wavy else None  # type: ignore[arg-type]
+        self._waves: Waves | None = None
+        if isinstance(budget, Sequential) and budget.tolerance:
+            self._waves = Waves(len(labels), budget, sigma)
         self._waiting = np.zeros(len(labels), dtype=np.int64)
         self._queue: deque[np.ndarray] = deque()
         self._out: dict[int, Unit] = {}
@@ -200,11 +201,13 @@ class Campaign:
             return np.zeros(0, dtype=np.int64)
         n_classes = self.counts[Stream.SELECT].shape[1]
         numbers = [unit.number for unit, _ in counted]
-        for (unit, counts), number in zip(counted, numbers, strict=True):
-            if number not in self._out or numbers.count(number) > 1:
+        for number, (unit, counts) in zip(numbers, counted, strict=True):
+            if number not in self._out:
                 raise ValueError(f"unit {number} is not out: it was merged before, or belongs to another campaign")
             if counts.shape != (len(unit.spans), n_classes):
-                raise ValueError(f"unit {number}: counts do not add up to its draws")
+                raise ValueError(f"unit {number}: counts have shape {counts.shape}, not {(len(unit.spans), n_classes)}")
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"a unit stands twice in {numbers}: it is not out any more")
         spans = np.concatenate([self._out[number].spans for number in numbers])
         counts = np.concatenate([counts for _, counts in counted])
         draws = spans["stop"] - spans["start"]
@@ -235,18 +238,23 @@ class Campaign:
         if not self._waves:
             self._plan(np.sort(onward))
         elif not self._waiting.any():
-            self._plan(self._wave(self._waves))
+            wave = self._wave(self._waves)
+            self._plan(wave)
+            if not len(wave):
+                self._stop()
 
     def _wave(self, waves: Waves) -> Int64[np.ndarray, " wave"]:
-        """Rows to look at together next; when the table is known, none: all that are left are settled as they are."""
-        pending = np.flatnonzero(self.outcome == Outcome.PENDING)
-        right = pending[self.predicted[pending] == self.labels[pending]]
+        """Rows to look at together next; none when the table is known."""
+        right = np.flatnonzero((self.outcome == Outcome.PENDING) & (self.predicted == self.labels))
         first = right[self.look[right] == 1]
-        wave = first if len(first) else waves.next(right, self.look[right] - 2)
-        if not len(wave):
-            self.look[pending] -= 1  # back to the last look that they have had
-            self.outcome[pending] = Outcome.STOPPED
-        return wave
+        # ``look`` is the next one already, and look 0 selects; waves count the looks that estimate, from 0
+        return first if len(first) else waves.next(right, self.look[right] - 2)
+
+    def _stop(self) -> None:
+        """Settle all that are left as they are."""
+        pending = self.outcome == Outcome.PENDING
+        self.look[pending] -= 1  # back to the last look that they have had
+        self.outcome[pending] = Outcome.STOPPED
 
     def _conclude(self, rows: np.ndarray) -> Bool[np.ndarray, " row"]:
         """Update the bound after an estimation look, settle what is decided; True where more draws are wanted."""
@@ -306,7 +314,7 @@ class Campaign:
         for look, total in enumerate(self._looks.tolist()):
             due = active & (self.look[some] <= look + 1)
             left[due] = total - seen[due]
-            votes, rival = (np.rint(rate[due] * total).astype(np.int64) for rate in rates)
+            votes, rival = (np.rint(share[due] * total).astype(np.int64) for share in rates)
             standing = Standing(votes, rival, np.full(int(due.sum()), look), so_far.n_classes)
             lower[due] = np.maximum(lower[due], self.budget.bound(standing))
             active[due] = self.budget.judge(lower[due], standing, self.sigma)[1]
@@ -317,8 +325,9 @@ class Campaign:
         """What the counts so far certify: a structured array, one row an image.
 
         Fields: ``index`` (in the data set), ``label``, ``predicted`` (the candidate class, whatever the outcome),
-        ``outcome`` (:class:`Outcome`), ``radius`` (L2, pixels on [0, 1]; 0 unless certified), ``p_lower``, ``draws``
-        (all, selecting included), ``select`` and ``counts`` (votes for each class, selecting and estimating).
+        ``outcome`` (:class:`Outcome`), ``radius`` (L2, pixels on [0, 1]; 0 unless certified), ``p_lower``
+        (the p whose sigma Phi^-1(p) is the radius: a bound of p_A, or of what stands for it with p_B), ``draws`` (all,
+        selecting included), ``select`` and ``counts`` (votes for each class, selecting and estimating).
         """
         n_classes = self.counts[Stream.SELECT].shape[1]
         table = np.zeros(

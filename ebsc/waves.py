@@ -11,7 +11,7 @@ its looks at once, whatever decides which is the last.
 """
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from ebsc.bounds import radius
 from ebsc.budgets import Sequential, Standing
@@ -44,19 +44,13 @@ class Waves:
         self._reachable = np.zeros(shape, dtype=np.int16)
         self._slack = np.zeros(shape if self._tolerance.acr is not None else (rows, 0), dtype=np.float32)
 
-    def learn(self, rows: Int64[np.ndarray, " row"], p_lower: np.ndarray, standing: Standing) -> None:
+    def learn(self, rows: Int64[np.ndarray, " row"], p_lower: Float64[np.ndarray, " row"], standing: Standing) -> None:
         """Take in what a look of these rows has shown, and foresee later looks at the same rates."""
         budget, looks = self._budget, self._budget.looks
         now, last = standing.look, len(looks) - 1
         for look in range(int(now.min(initial=last)), len(looks)):
             due = now <= look
-            growth = looks[look] / looks[now[due]]
-            then = Standing(
-                np.rint(standing.candidate[due] * growth).astype(np.int64),
-                np.rint(standing.rival[due] * growth).astype(np.int64),
-                np.full(int(due.sum()), look),
-                standing.n_classes,
-            )
+            then = standing.foreseen(due, looks[look] / looks[now[due]], look)
             lower = np.maximum(p_lower[due], budget.bound(then))
             # after n draws there is nothing left that they can certify
             reach = lower if look == last else np.maximum(lower, budget.reach(then)[1])
@@ -88,7 +82,9 @@ class Waves:
         matter = int((gain > 0).sum())
         return np.sort(pending[order[: min(matter, max(FEWEST, int(SHARE * matter)))]])
 
-    def open(self, pending: Int64[np.ndarray, " row"], look: Int64[np.ndarray, " row"]) -> np.ndarray:
+    def _open(
+        self, pending: Int64[np.ndarray, " row"], look: Int64[np.ndarray, " row"]
+    ) -> Int64[np.ndarray, " threshold"]:
         """For each threshold, the number of these rows for which it is open."""
         places = np.arange(len(self._thresholds))
         certified, reachable = self._certified[pending, look], self._reachable[pending, look]
@@ -100,7 +96,7 @@ class Waves:
         weights, weight = np.zeros(len(self._thresholds)), 0.0
         if tolerance.accuracy is not None:
             allowed = tolerance.accuracy * rows
-            weights[self.open(pending, look) > allowed] = 1 / allowed
+            weights[self._open(pending, look) > allowed] = 1 / allowed
         if tolerance.acr is not None and self._slack[pending, look].sum() > tolerance.acr * rows:
             weight = 1 / (tolerance.acr * rows)
         return weights, weight

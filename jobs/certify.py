@@ -39,7 +39,7 @@ from jobs.status import describe
 __all__ = ["Certify"]
 
 STATUS_EVERY = 2.0
-"""Seconds between looks that `ebsc status` can have."""
+"""Seconds between writes of status.json, which `ebsc status` shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +74,13 @@ class Certify:
     """Radii that a sequential budget decides: 0.5, or 0,0.5,1, or start:stop:step. Fewer need far fewer draws."""
     tolerance: float | None = None
     """Stop when every certified accuracy of the table is known to this share of the images (0.01: one point), and do
-    not decide every image. Needs a sequential budget."""
+    not decide every image. Images that matter little to the table, and those whose candidate class is wrong, get few
+    draws: their radii, and the share that abstains, are not final. Needs a sequential budget."""
     acr_tolerance: float | None = None
     """The same for the average certified radius (pixels on [0, 1]); with --tolerance, when both are known."""
     two_sided: bool = False
-    """Bound the strongest other class as well: R = sigma/2 (Phi^-1(p_A) - Phi^-1(p_B)). Larger radii where many classes
-    share the rest, slightly smaller ones where one has it all."""
+    """Bound every other class from above as well, with half of alpha: R = sigma/2 (Phi^-1(p_A) - Phi^-1(p_B)). Larger
+    radii where several classes share what is left of p_A; slightly smaller ones where one class has all of it."""
     n: int = 100_000
     """Draws that estimate, at most, for each image."""
     n0: int = 100
@@ -87,8 +88,9 @@ class Certify:
     alpha: float = 0.001
     """Probability that a certificate is wrong, for each image."""
     extend: tuple[str, ...] = ()
-    """Go on from a finished run to a larger budget, keeping every draw: n=1000000, or more radii (radii=0:3:0.1), or
-    one after the other. The rest of the command stays as it was; the earlier table is kept in RUN/earlier."""
+    """Extend a finished run, keeping every draw: give its command again with --extend n=1000000 (more draws) or
+    --extend radii=0:3:0.1 (more radii). Several extensions are listed in the order made, the old ones too: --extend
+    n=1000000 radii=0:3:0.1. The tables before are kept in RUN/earlier."""
     seed: int = 0
     """Seed of all draws."""
     lattice: bool = True
@@ -211,22 +213,14 @@ class Certify:
         wants_all = tolerances == (None, None)
         if self.extend and not wants_all:
             raise InputError("a run with a tolerance cannot be extended: which images it drew on depends on its budget")
+        common: dict[str, Any] = {"n": self.n, "n0": self.n0, "alpha": self.alpha, "two_sided": self.two_sided}
         if self.budget == "fixed":
             if not wants_all:
                 raise InputError("a tolerance needs --budget sequential")
-            budgets: list[Budget] = [Fixed(n=self.n, n0=self.n0, alpha=self.alpha, two_sided=self.two_sided)]
+            budgets: list[Budget] = [Fixed(**common)]
         else:
             tolerance = None if wants_all else Tolerance(accuracy=self.tolerance, acr=self.acr_tolerance)
-            budgets = [
-                Sequential(
-                    radii=parse_radii(self.radii),
-                    n=self.n,
-                    n0=self.n0,
-                    alpha=self.alpha,
-                    two_sided=self.two_sided,
-                    tolerance=tolerance,
-                )
-            ]
+            budgets = [Sequential(radii=parse_radii(self.radii), tolerance=tolerance, **common)]
         for word in self.extend:
             budgets.append(_extended(budgets[-1], word))
         return budgets
@@ -264,6 +258,7 @@ class Certify:
 
 
 def _extended(budget: Budget, word: str) -> Budget:
+    """The budget that one word of --extend makes of this one."""
     name, _, value = word.partition("=")
     if name == "n" and value.isdecimal():
         return replace(budget, n=int(value), extends=(*budget.extends, budget.n))

@@ -11,9 +11,8 @@ import tyro
 
 from cluster import certificates
 from cluster.folder import RunFolder, read_config
-from ebsc.bounds import radius
-from ebsc.budgets import Fixed, Standing
-from ebsc.campaign import Outcome
+from ebsc.budgets import Fixed
+from ebsc.campaign import Campaign
 from ebsc.errors import InputError
 from jobs.provenance import options, provenance
 
@@ -67,9 +66,9 @@ class Merge:
 
 
 def _all(questions: Sequence[dict[str, Any]], key: str) -> list[Any]:
-    """What runs say, in order; one that was merged itself says several things."""
+    """The values of all runs, one after the other; a merged run has several."""
     said = [question[key] if isinstance(question[key], list) else [question[key]] for question in questions]
-    return sorted(value for values in said for value in values)
+    return [value for values in said for value in values]
 
 
 def _check_same(first: Path, one: dict[str, Any], second: Path, other: dict[str, Any]) -> None:
@@ -84,7 +83,8 @@ def _side_by_side(
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     merged = np.concatenate(tables)
     order = np.argsort(merged["index"])
-    question = questions[0] | {key: _all(questions, key) for key in ("images", "checksum")}
+    pairs = sorted(zip(_all(questions, "images"), _all(questions, "checksum"), strict=True))
+    question = questions[0] | {"images": [images for images, _ in pairs], "checksum": [sums for _, sums in pairs]}
     return question, merged[order], np.concatenate(seconds)[order]
 
 
@@ -103,17 +103,18 @@ def _added(
     seeds = _all(questions, "seed")
     if len(set(seeds)) < len(seeds):
         raise InputError(f"these runs share images and seeds ({seeds}): the same draws would be counted twice")
-    merged = tables[0].copy()
-    for field in ("select", "counts", "draws"):
-        merged[field] = sum(table[field].astype(np.int64) for table in tables)
-    merged["predicted"] = merged["select"].argmax(1)
-    runs, kept = len(tables), {name: budget[name] for name in ("alpha", "two_sided")}
-    larger = Fixed(n=budget["n"] * runs, n0=budget["n0"] * runs, **kept)
-    merged["p_lower"] = larger.bound(Standing.of(merged["counts"], merged["predicted"], np.zeros(len(merged), int)))
-    merged["radius"] = radius(merged["p_lower"], questions[0]["sigma"])
-    merged["outcome"] = np.where(merged["p_lower"] > 0.5, Outcome.CERTIFIED, Outcome.ABSTAINED)
-    question = questions[0] | {"budget": {"kind": "fixed", **asdict(larger)}, "seed": seeds}
-    return question, merged, np.sum(seconds, axis=0)
+    runs, first = len(tables), tables[0]
+    larger = Fixed(n=budget["n"] * runs, n0=budget["n0"] * runs, alpha=budget["alpha"], two_sided=budget["two_sided"])
+    sigma, n_classes = questions[0]["sigma"], first["select"].shape[1]
+    campaign = Campaign(first["label"], n_classes, sigma, budget=larger, images=first["index"])
+    for look, name in enumerate(("select", "counts")):
+        votes = sum(table[name].astype(np.int64) for table in tables)
+        campaign.restore(
+            {"image": image, "look": look, "votes": {str(c): int(row[c]) for c in np.flatnonzero(row)}}
+            for image, row in zip(first["index"].tolist(), votes, strict=True)
+        )
+    question = questions[0] | {"budget": {"kind": "fixed", **asdict(larger)}, "seed": sorted(seeds)}
+    return question, campaign.certificates(), np.sum(seconds, axis=0)
 
 
 if __name__ == "__main__":

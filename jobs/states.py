@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 from tabulate import tabulate
 
-from cluster.folder import alive, driver
+from cluster.folder import alive, holder
 from ebsc.errors import InputError, RunError
 from jobs.record import read_lines
 
@@ -122,7 +122,7 @@ def wait(folders: Sequence[Path]) -> None:
 
 def _state(folder: Path, ticket: dict, known: dict[str, tuple[str, str]]) -> State:
     done = (folder / "model.json").exists() or (folder / "certificates.parquet").exists()
-    here = str(driver(folder).get("host", ""))
+    here = str(holder(folder).get("host", ""))
     on_slurm = ticket.get("cluster") == "slurm"
     state, where = known.get(ticket["job"], ("", "")) if on_slurm else ("", "")
     if done and state not in _ACTIVE:  # by that job, or since

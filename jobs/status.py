@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from cluster.driver import Status
-from cluster.folder import driver, read_config
+from cluster.folder import holder, read_config
 from ebsc.errors import InputError
 from jobs.progress import duration
 
@@ -61,7 +61,7 @@ class ShowStatus:
 def _state(folder: Path, finished: bool) -> str:
     if finished:
         return f"finished; show it with: ebsc table {folder}"
-    who = driver(folder)
+    who = holder(folder)
     if not who:
         return "stopped; the command that started it goes on from its ledger"
     there = "" if who["host"] == platform.node() else f" on {who['host']}, as far as this host can see"

@@ -37,6 +37,7 @@ class Entry:
         published: the radii are those of somebody's log, rounded to nearest in print.
         decided: radii that a sequential budget decided; None where the radius itself was certified.
         tolerance: to which the run knew its table, as of :class:`ebsc.budgets.Tolerance`; None where it decided all.
+        two_sided: the radii are those of the bound with p_B.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Entry:
     published: bool = False
     decided: tuple[float, ...] | None = None
     tolerance: dict[str, float | None] | None = None
+    two_sided: bool = False
 
     def only(self, images: np.ndarray) -> "Entry":
         """The same row over these images."""
@@ -94,6 +96,7 @@ def _read_run(folder: Path) -> Entry:
             draws=float(table["draws"].mean()),
             decided=tuple(budget["radii"]) if "radii" in budget else None,
             tolerance=budget.get("tolerance"),
+            two_sided=budget.get("two_sided", False),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}/config.json is not that of a certification: {error!r}") from error
@@ -199,17 +202,19 @@ def _notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[s
     if any(entry.published for entry in entries):
         notes.append("Rows without n are published logs, whose radii are rounded to nearest: some are a little high.")
     for entry in entries:
-        if entry.decided is not None and entry.tolerance is None:
+        if entry.decided is not None:
             missing = ", ".join(f"{radius:g}" for radius in radii if radius not in entry.decided)
             low = f"its ACR and its columns {missing} are" if missing else "its ACR is"
             notes.append(f"{entry.name} stopped each image when its radii were decided: {low} too low, never too high.")
         if entry.tolerance is not None:
-            parts = {"accuracy": "its certified accuracies at those radii", "acr": "its ACR"}
-            known = ", ".join(f"{parts[name]} to {value:g}" for name, value in entry.tolerance.items() if value)
+            parts = {"accuracy": "an accuracy at those radii by about {:g}", "acr": "its ACR by about {:g}"}
+            more = " and ".join(parts[name].format(value) for name, value in entry.tolerance.items() if value)
             notes.append(
-                f"{entry.name} stopped when the table was known ({known}): that much higher they may be with all n"
-                " draws for every image. It drew little for images whose candidate is wrong: its abstain is too high."
+                f"{entry.name} stopped before that when its table was known: n draws for every image could raise {more}"
+                " at most. Images whose candidate is wrong got few draws: its abstain is too high."
             )
+        if entry.two_sided:
+            notes.append(f"{entry.name} certifies with a bound on the strongest other class too (two-sided).")
     return notes
 
 
