@@ -111,9 +111,9 @@ class Chaos:
                 if time.monotonic() - started > self.patience:
                     raise SystemExit(f"hung: {run}\n{run.with_suffix('.log').read_text()[-3000:]}")
                 cluster.repair()
-                if process.poll() is None and sum(done.values()) < self.kills:
-                    if killed := kill(rng, {str(run), cluster.mark}):
-                        done[killed] += 1
+                alive = process.poll() is None and sum(done.values()) < self.kills
+                if alive and (killed := kill(rng, {str(run), cluster.mark})):
+                    done[killed] += 1
             sweep(str(run))
             if process.returncode == 0:
                 return {"starts": starts, "kills": dict(done), "seconds": round(time.monotonic() - begun, 1)}

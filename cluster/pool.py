@@ -151,7 +151,8 @@ class RayPool:
     def _fill(self) -> None:
         """Start actors until there are as many as there should be."""
         self._looked = time.monotonic()
-        target = room(self._ray.cluster_resources(), self._wants) if self._workers is None else self._workers
+        have = self._ray.cluster_resources()  # type: ignore[no-untyped-call]
+        target = room(have, self._wants) if self._workers is None else self._workers
         for _ in range(target - len(self._actors)):
             actor = self._actors[self._started] = self._actor.remote(self._assignment, self._batch)
             self._starting[actor.ready.remote()] = self._started
