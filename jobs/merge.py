@@ -108,7 +108,7 @@ def _added(
     sigma, n_classes = questions[0]["sigma"], first["select"].shape[1]
     campaign = Campaign(first["label"], n_classes, sigma, budget=larger, images=first["index"])
     for look, name in enumerate(("select", "counts")):
-        votes = np.sum([table[name] for table in tables], axis=0, dtype=np.int64)
+        votes = np.stack([table[name] for table in tables]).sum(0, dtype=np.int64)
         campaign.restore(
             {"image": image, "look": look, "votes": {str(c): int(row[c]) for c in np.flatnonzero(row)}}
             for image, row in zip(first["index"].tolist(), votes, strict=True)

@@ -11,6 +11,11 @@ from cluster.driver import Status
 from cluster.metrics import RayMetrics
 
 
+def status(*values):
+    names = ("settled", "images", "draws", "rate", "seconds_left", "workers", "resent", "note")
+    return Status(**dict(zip(names, values, strict=True)))
+
+
 def exported(ray):
     """The gauges of this project on Ray's metrics port: (name, run) -> value."""
     port = ray.nodes()[0]["MetricsExportPort"]
@@ -30,9 +35,9 @@ def gauges(local_ray, model_folder, tmp_path_factory):
     result = tiny.cli("certify", model_folder, "--images", "::60", "--n", 200, "--workers", 1, "-o", run)
     assert result.status == 0, result.err
     one, other = RayMetrics("one"), RayMetrics("other")
-    one(Status(2, 7, 100, 10.0, 1.0, 1, 0, ""))
-    other(Status(1, 2, 3, 4.0, 1.0, 5, 6, ""))
-    one(Status(3, 7, 12_345, 56.5, 75.0, 2, 4, "worker 0 was lost"))
+    one(status(2, 7, 100, 10.0, 1.0, 1, 0, ""))
+    other(status(1, 2, 3, 4.0, 1.0, 5, 6, ""))
+    one(status(3, 7, 12_345, 56.5, 75.0, 2, 4, "worker 0 was lost"))
     seen, deadline = {}, time.monotonic() + 20
     while {run for _, run in seen} < {"whole", "one", "other"} and time.monotonic() < deadline:
         time.sleep(0.25)

@@ -13,7 +13,16 @@ import tiny
 from cluster.driver import Status
 from cluster.folder import RunFolder
 
-SEEN = Status(3, 7, 12_345, 56.7, 75.0, 2, 4, "worker 0 was lost (ActorDiedError: node n17)")
+SEEN = Status(
+    settled=3,
+    images=7,
+    draws=12_345,
+    rate=56.7,
+    seconds_left=75.0,
+    workers=2,
+    resent=4,
+    note="worker 0 was lost (ActorDiedError: node n17)",
+)
 
 
 def status(run):
