@@ -191,7 +191,7 @@ class Driver:
             return unit, reply.tally.counts
         if reply.lost:
             self._lost(reply)
-        else:
+        elif flight:  # else another worker has counted it, so that it is not the unit that is bad
             self._failed(reply)
         if flight:
             flight.workers.discard(reply.worker)

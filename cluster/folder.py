@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class RunFolder:
             who = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             write_whole(self.path / "driver.json", json.dumps(who).encode())
             self._config = config
-            self._step = self._check(config, artefacts, extends)
+            self._extends = self._check(config, artefacts, extends)
         except BaseException:
             self.release()
             raise
@@ -69,32 +70,41 @@ class RunFolder:
 
         The files that answer the earlier one, and its ``config.json``, are kept in ``earlier/0``, ``earlier/1``, ...
         """
-        if self._step is None:
+        if not self._extends:
             return
         found = [result for result in results if (self.path / result).exists()]
         if found:
-            kept = self.path / "earlier" / str(self._step)
+            kept = self._free(self.path / "earlier")
             kept.mkdir(parents=True, exist_ok=True)
             for name in (*found, "config.json"):
                 write_whole(kept / name, (self.path / name).read_bytes())
         for name in found:  # before there is a new question, which they do not answer
             (self.path / name).unlink()
         write_whole(self.path / "config.json", _text(self._config))
-        self._step = None
+        self._extends = False
 
-    def _check(self, config: dict[str, Any], artefacts: Iterable[str], extends: Sequence[dict[str, Any]]) -> int | None:
-        """Which of the questions that the new one extends the folder holds; None where it holds the new one."""
+    def _free(self, earlier: Path) -> Path:
+        """Where the earlier one is to be kept: a folder of its own, or the one that a killed process has begun."""
+        question = read_config(self.path)["question"]
+        kept = (earlier / str(step) for step in count())
+        return next(
+            folder
+            for folder in kept
+            if not (folder / "config.json").exists() or read_config(folder)["question"] == question
+        )
+
+    def _check(self, config: dict[str, Any], artefacts: Iterable[str], extends: Sequence[dict[str, Any]]) -> bool:
+        """Whether the folder holds a question that the new one extends, and not the new one."""
         path = self.path / "config.json"
         if not path.exists():
             for artefact in artefacts:
                 if (self.path / artefact).exists():
                     raise InputError(f"{self.path} holds {artefact} but no config.json: not a folder that can go on")
             write_whole(path, _text(config))
-            return None
+            return False
         old, new = (_flat(question) for question in (read_config(self.path)["question"], config["question"]))
-        earlier = [_flat(question) for question in extends]
-        if old != new and old in earlier:
-            return earlier.index(old)
+        if old != new and old in map(_flat, extends):
+            return True
         changed = [
             f"{key} is {old.get(key)} there, {new.get(key)} here"
             for key in sorted({*old, *new})
@@ -102,7 +112,7 @@ class RunFolder:
         ]
         if changed:
             raise InputError(f"{self.path} holds a run of another configuration: {'; '.join(changed)}")
-        return None
+        return False
 
 
 def _text(config: dict[str, Any]) -> bytes:

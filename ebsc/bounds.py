@@ -78,7 +78,7 @@ def equivalent_probability(
         p_b: probability of every other class under noise, at most.
 
     >>> equivalent_probability(np.array([0.45, 0.9]), np.array([0.2, 0.1])).round(3).tolist()
-    [0.639, 0.9]
+    [0.64, 0.9]
     """
     return np.asarray(ndtr((ndtri(p_a) - ndtri(p_b)) / 2))
 

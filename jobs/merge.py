@@ -49,8 +49,8 @@ class Merge:
         seconds = [certificates.seconds(run) for run in self.runs]
         index = np.concatenate([table["index"] for table in tables])
         if len(np.unique(index)) == len(index):
-            seeds = _all(questions, "seed")
-            if len(set(seeds)) > 1:
+            seeds = [question["seed"] for question in questions]
+            if any(seed != seeds[0] for seed in seeds):
                 raise InputError(f"runs over different images must have one seed, these have {seeds}")
             question, merged, took = _side_by_side(questions, tables, seconds)
         elif all(np.array_equal(table["index"], tables[0]["index"]) for table in tables):

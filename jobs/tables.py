@@ -197,7 +197,7 @@ def _notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[s
         false = false_certificates(len(images), alpha, rho)
         notes.append(
             f"Alpha {alpha:g}: with probability {1 - rho:g}, no more than {false} of the {len(images)} are wrong: less"
-            f" {100 * false / len(images):.1f} points, a column holds for the whole set at once."
+            f" {-(-1000 * false // len(images)) / 10:.1f} points, a column holds for the whole set at once."
         )
     if any(entry.published for entry in entries):
         notes.append("Rows without n are published logs, whose radii are rounded to nearest: some are a little high.")
@@ -205,13 +205,17 @@ def _notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[s
         if entry.decided is not None:
             missing = ", ".join(f"{radius:g}" for radius in radii if radius not in entry.decided)
             low = f"its ACR and its columns {missing} are" if missing else "its ACR is"
-            notes.append(f"{entry.name} stopped each image when its radii were decided: {low} too low, never too high.")
+            notes.append(
+                f"{entry.name} stopped each image when its radii were decided: {low} too low, never too high; so may"
+                " the others be, by images given up at the futility level."
+            )
         if entry.tolerance is not None:
             parts = {"accuracy": "an accuracy at those radii by about {:g}", "acr": "its ACR by about {:g}"}
             more = " and ".join(parts[name].format(value) for name, value in entry.tolerance.items() if value)
             notes.append(
                 f"{entry.name} stopped before that when its table was known: n draws for every image could raise {more}"
-                " at most. Images whose candidate is wrong got few draws: its abstain is too high."
+                " at most, and by what the futility level gave up. Images whose candidate is wrong got few draws: its"
+                " abstain is too high."
             )
         if entry.two_sided:
             notes.append(f"{entry.name} certifies with a bound on the strongest other class too (two-sided).")

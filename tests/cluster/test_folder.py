@@ -75,7 +75,7 @@ def test_clearing_removes_what_is_named_and_nothing_else(tmp_path):
 def test_a_folder_that_is_held_is_not_cleared(tmp_path):
     with opened(tmp_path):
         before = tiny.files(tmp_path)
-        with pytest.raises(InputError, match=f"in use by another driver .process {os.getpid()} on "):
+        with pytest.raises(InputError, match=f"in use by another process .process {os.getpid()} on "):
             clear(tmp_path, ["config.json"])
         assert tiny.files(tmp_path) == before
 

@@ -473,7 +473,7 @@ def test_a_second_driver_is_refused(place):
         result = tiny.cli(*place.certify(out="run"))
         assert tiny.files(place.folder) == before
     assert result.status == 2
-    assert result.err.startswith(f"ebsc: {place.run} is in use by another driver (process {os.getpid()} on ")
+    assert result.err.startswith(f"ebsc: {place.run} is in use by another process (process {os.getpid()} on ")
     assert result.err.count("\n") == 1
 
 

@@ -252,7 +252,7 @@ def test_in_a_new_folder_a_wrong_word_leaves_nothing_behind(place):
 
 def test_a_run_that_is_held_is_not_extended(place):
     with Ledger(place.run, json.loads((place.run / "config.json").read_text())):
-        refused(place, "in use by another driver", "--extend", "n=1000")
+        refused(place, "in use by another process", "--extend", "n=1000")
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_a_second_training_in_the_same_folder_is_refused(trained, words):
         result = tiny.cli(*again(folder, *words))
         assert tiny.files(folder) == before
     assert (result.status, result.out) == (2, "")
-    assert result.err.startswith(f"ebsc: {folder} is in use by another driver (process ")
+    assert result.err.startswith(f"ebsc: {folder} is in use by another process (process ")
 
 
 @pytest.mark.parametrize("words", [["--data", "nowhere.npz"], ["--classifier", "lenet"], ["--held-out", 9999]])
