@@ -41,7 +41,7 @@ class Benchmark:
 
     Attributes:
         workers: numbers of workers to simulate.
-        images: images to certify.
+        images: images to certify, but at most 200 for each worker.
         n: draws that estimate, at most.
         budget: fixed or sequential, over radii 0, 0.25, ..., 4 at sigma 1.
         speed: draws per second of a worker.
@@ -59,7 +59,7 @@ class Benchmark:
     images: int = 10_000
     n: int = 100_000
     budget: Literal["fixed", "sequential"] = "sequential"
-    speed: float = 5_000.0
+    speed: float = 1_000.0
     spread: float = 0.1
     straggling: float = 0.001
     mean_life: float = 36_000.0
@@ -70,7 +70,10 @@ class Benchmark:
     out: Path = Path(__file__).parent / "results" / "scale.json"
 
     def run(self) -> None:
-        rows = [self._simulate(workers) for workers in self.workers]
+        rows = []
+        for workers in self.workers:
+            rows.append(self._simulate(workers))
+            print(rows[-1], flush=True)
         print(tabulate(rows, headers="keys", floatfmt=".4g", intfmt=","))
         paper = self._imagenet(min(row["efficiency, %"] for row in rows) / 100)
         print(tabulate(paper, headers="keys", floatfmt=",.4g", intfmt=","))
@@ -101,8 +104,9 @@ class Benchmark:
         budget: Budget = Fixed(n=self.n)
         if self.budget == "sequential":
             budget = Sequential(n=self.n, radii=tuple(np.arange(0, 4.01, 0.25)))
-        campaign = Campaign(np.zeros(self.images, dtype=np.int64), 10, 1.0, budget=budget)
-        pool = SimulatedPool(self, workers, ndtr(rng.normal(1.5, 1.0, self.images)), rng)
+        images = min(self.images, 200 * workers)
+        campaign = Campaign(np.zeros(images, dtype=np.int64), 10, 1.0, budget=budget)
+        pool = SimulatedPool(self, workers, ndtr(rng.normal(1.5, 1.0, images)), rng)
         with tempfile.TemporaryDirectory() as folder, Ledger(folder, {"question": {}}) as ledger:
             driver = Driver(campaign, pool, ledger, clock=lambda: pool.now)
             pool.resume()
@@ -110,6 +114,7 @@ class Benchmark:
             pool.pause()
         return {
             "workers": workers,
+            "images": images,
             "draws": campaign.draws,
             "units": pool.answered,
             "wall, s": pool.now,
