@@ -26,8 +26,9 @@ ESTIMATE_EVERY = 5.0
 LONGEST_ROUND, ROUND_PER_WORKER = 0.1, 1e-4
 """Seconds in which the driver collects replies before it acts on them: at most, and for each worker."""
 
-STRAGGLER = 3.0
-"""An idle worker with nothing else to do takes over a unit that is out for this many times what it would need."""
+STRAGGLER, SHORT = 2.0, 1.0
+"""An idle worker with nothing else to do takes over a unit that is out for this many times what it would need; units
+that need less than so many seconds are taken to need them."""
 
 PATIENCE = 3
 """Failures of one unit that stop the run; and losses of all units that the workers can hold, none counted between."""
@@ -167,7 +168,7 @@ class Driver:
         oldest = min(alone, key=lambda flight: flight.since, default=None)
         if oldest is None:
             return None
-        needed = max(oldest.unit.draws / self._speed[worker], UNIT_SECONDS)
+        needed = max(oldest.unit.draws / self._speed[worker], SHORT)
         if self._clock() - oldest.since < STRAGGLER * needed:
             return None
         self.resent += 1
