@@ -14,7 +14,7 @@ from ebsc.errors import RunError, one_line
 
 __all__ = ["Driver", "Status"]
 
-UNIT_SECONDS = 4.0
+UNIT_SECONDS = 6.0
 """What a unit should take on its worker: long against a round trip, short against a run."""
 
 FIRST_UNIT = 1024
@@ -23,7 +23,7 @@ FIRST_UNIT = 1024
 ESTIMATE_EVERY = 5.0
 """Seconds between estimates of the draws to come, which cost some tens of milliseconds."""
 
-LONGEST_ROUND, ROUND_PER_WORKER = 0.1, 1e-4
+LONGEST_ROUND, ROUND_PER_WORKER = 0.25, 1.5e-4
 """Seconds in which the driver collects replies before it acts on them: at most, and for each worker."""
 
 STRAGGLER, SHORT = 2.0, 1.0
@@ -156,7 +156,7 @@ class Driver:
 
     def _fresh(self, worker: int) -> Unit | None:
         """A new unit of about UNIT_SECONDS on this worker, or less when there is not enough work to go round."""
-        share = -(-self.campaign.queued // (DEPTH * max(1, len(self.pool))))
+        share = -(-self.campaign.queued // max(1, len(self.pool)))
         size = int(self._speed.get(worker, FIRST_UNIT / UNIT_SECONDS) * UNIT_SECONDS)
         return next(iter(self.campaign.next_units(min(size, max(share, FIRST_UNIT)), limit=1)), None)
 

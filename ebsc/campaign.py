@@ -146,13 +146,15 @@ class Campaign:
         taken = []
         while size > 0 and self._queue:
             spans = self._queue.popleft()
-            head = spans[:size]  # a span has at least one draw, so no more than ``size`` of them fit
+            head = spans[: size // (BLOCK // 2) + 1]  # about as many as fit
             ends = np.cumsum(head["stop"] - head["start"])
             whole = int(np.searchsorted(ends, size, side="right"))
             taken.append(head[:whole])
             size -= int(ends[whole - 1]) if whole else 0
             rest = spans[whole:]
-            if not len(rest):
+            if whole == len(head):
+                if len(rest):
+                    self._queue.appendleft(rest)
                 continue
             cut = (int(rest["start"][0]) + size) // BLOCK * BLOCK
             if cut > rest["start"][0]:
