@@ -30,6 +30,8 @@ KINDS = {"worker": "ray::Worker", "raylet": "raylet/raylet", "gcs": "gcs_server"
 MARK = "EBSC_CHAOS"
 DEVCLUSTER = Path(os.environ.get("EBSC_SLURM", "/tmp/ebsc-slurm"))
 HEAD = "10.66.0.11"
+IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+"""Ray waits a minute for a GCS that is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +79,11 @@ class Chaos:
                     rows.append(row)
                     kills.update(row["kills"])
                     print(f"run {number}: {row}", flush=True)
+                    save(self.out, Ray=f"{self.nodes} nodes" if self.nodes else "local", kills=kills, runs=rows)
             finally:
                 cluster.stop()
         wrong = sum(not row["equal"] or row["draws wrong"] > 0 for row in rows)
         print(f"{self.runs} runs, kills {dict(kills)}, {wrong} wrong")
-        save(self.out, Ray=f"{self.nodes} nodes" if self.nodes else "local", kills=kills, runs=rows)
         sys.exit(wrong > 0)
 
     def _start(self, run: Path, workers: int, here: bool = False) -> subprocess.Popen:
@@ -92,7 +94,7 @@ class Chaos:
         with run.with_suffix(".log").open("a") as log:
             return subprocess.Popen(
                 [str(word) for word in words],
-                env=os.environ | {MARK: str(run), "OMP_NUM_THREADS": "1"},
+                env=os.environ | {MARK: str(run), "OMP_NUM_THREADS": "1"} | IMPATIENT,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -144,7 +146,7 @@ class Cluster:
             ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", ip]
             self.running[node] = subprocess.Popen(
                 [*inside(node), *ray, "--object-store-memory=100000000", *where],
-                env=os.environ | {MARK: self.mark},
+                env=os.environ | {MARK: self.mark} | IMPATIENT,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,

@@ -104,6 +104,7 @@ class Benchmark:
         budget: Budget = Fixed(n=self.n)
         if self.budget == "sequential":
             budget = Sequential(n=self.n, radii=tuple(np.arange(0, 4.01, 0.25)))
+        before = peak_memory()
         images = min(self.images, 200 * workers)
         campaign = Campaign(np.zeros(images, dtype=np.int64), 10, 1.0, budget=budget)
         pool = SimulatedPool(self, workers, ndtr(rng.normal(1.5, 1.0, images)), rng)
@@ -123,8 +124,14 @@ class Benchmark:
             "driver per unit, ms": 1000 * pool.driver / pool.answered,
             "deaths": pool.deaths,
             "resent": driver.resent,
-            "peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak memory, MB": peak_memory(),
+            "more than before, MB": peak_memory() - before,
         }
+
+
+def peak_memory() -> float:
+    """MB of this process so far; Python, torch and the rest take most of it before a campaign is made."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 @dataclass
