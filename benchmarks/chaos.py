@@ -171,15 +171,25 @@ def inside(node: str) -> list[str]:
 
 
 def processes(mark: str) -> dict[int, str]:
-    """Processes that were started under a mark, with their command lines."""
-    found = {}
+    """Processes that were started under a mark and all that these have started, with their command lines.
+
+    A Ray worker writes its title over its environment, where the mark was: it is known by its parent.
+    """
+    words, parents, marked = {}, {}, set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
+            pid = int(entry.name)
+            words[pid] = (entry / "cmdline").read_text().replace("\0", " ")
+            parents[pid] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+                marked.add(pid)
         except OSError:  # it has just ended
             continue
-    return found
+
+    def ours(pid: int) -> bool:
+        return pid in marked or (pid in parents and ours(parents[pid]))
+
+    return {pid: line for pid, line in words.items() if ours(pid)}
 
 
 def kill(rng: random.Random, marks: set[str]) -> str:
