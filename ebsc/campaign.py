@@ -158,9 +158,12 @@ class Campaign:
                 continue
             cut = (int(rest["start"][0]) + size) // BLOCK * BLOCK
             if cut > rest["start"][0]:
-                piece, rest = rest[:1].copy(), rest.copy()
-                piece["stop"], rest["start"][0] = cut, cut
+                piece, left = rest[:1].copy(), rest[:1].copy()
+                piece["stop"], left["start"] = cut, cut
                 taken.append(piece)
+                if len(rest) > 1:
+                    self._queue.appendleft(rest[1:])
+                rest = left
             self._queue.appendleft(rest)
             break
         return _joined(taken)
@@ -430,9 +433,7 @@ class Campaign:
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Spans one after the other. numpy.concatenate takes most of its time to find that their fields are the same."""
-    if len(parts) == 1:
-        return parts[0]
+    """A copy of spans, one after the other; numpy.concatenate takes most of its time to find that fields agree."""
     joined, start = np.empty(sum(map(len, parts)), dtype=SPAN), 0
     for part in parts:
         joined[start : start + len(part)] = part

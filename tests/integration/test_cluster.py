@@ -79,7 +79,7 @@ def answers(port):
     return True
 
 
-def until(condition, what, seconds=90):
+def until(condition, what, seconds=150):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
