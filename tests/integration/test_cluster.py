@@ -44,7 +44,9 @@ class Cluster:
 
     def start(self, *words):
         with self.log.open("a") as log:
-            command = [RAY, "start", "--block", "--num-cpus=1", MEMORY, *words]
+            # its default is taken by the agent of any other Ray on this machine, and then no job can be submitted
+            agent = f"--dashboard-agent-listen-port={free_ports(1)[0]}"
+            command = [RAY, "start", "--block", "--num-cpus=1", MEMORY, agent, *words]
             node = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
         self.nodes.append(node)
         return node
