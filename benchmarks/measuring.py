@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ebsc.data import Dataset
 from ebsc.estimator import EmpiricalBayes
+from ebsc.model import Ebsc, ModelSpec, build
 
 Task = Callable[[], Any]
 
@@ -40,6 +42,20 @@ def count_flops(module: nn.Module, x: Tensor) -> int:
     with FlopCounterMode(display=False) as counter:
         module(x)
     return counter.get_total_flops()
+
+
+def lenet(data: Dataset, denoiser: str) -> tuple[Ebsc, ModelSpec]:
+    """A LeNet behind a denoiser of this kind, for sigma 0.5, with random weights."""
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        sigma=0.5,
+        shape=data.shape,
+        n_classes=data.n_classes,
+        levels=data.levels,
+        denoiser={"kind": denoiser},
+        classifier={"kind": "lenet"},
+    )
+    return build(spec), spec
 
 
 def save(path: Path, **results: Any) -> None:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
 from tabulate import tabulate
 
-from benchmarks.measuring import save
+from benchmarks.measuring import lenet, save
 from cluster.driver import Driver
 from cluster.ledger import Ledger
 from cluster.session import open_pool, ray_session
@@ -23,7 +22,6 @@ from cluster.worker import Assignment
 from ebsc import data, model
 from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign
-from ebsc.model import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +68,8 @@ class Benchmark:
 
     def _assignment(self, threads: int) -> Assignment:
         chosen = data.load(self.data, "test").take(np.arange(self.images))
-        torch.manual_seed(0)
-        spec = ModelSpec(
-            sigma=0.5,
-            shape=chosen.shape,
-            n_classes=chosen.n_classes,
-            levels=chosen.levels,
-            denoiser={"kind": self.denoiser},
-            classifier={"kind": "lenet"},
-        )
-        packed, weights = model.pack(model.build(spec), spec)
+        net, spec = lenet(chosen, self.denoiser)
+        packed, weights = model.pack(net, spec)
         return Assignment(spec=packed, weights=weights, images=chosen.images, levels=chosen.levels, threads=threads)
 
     def _certify(self, workers: int) -> dict[str, float]:

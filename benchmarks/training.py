@@ -14,11 +14,11 @@ import torch
 import tyro
 from tabulate import tabulate
 
-from benchmarks.measuring import repeated, round_robin, save
-from ebsc import data, model, training
+from benchmarks.measuring import lenet, repeated, round_robin, save
+from ebsc import data, training
 from ebsc.data import Dataset
 from ebsc.device import Device, pick
-from ebsc.model import Ebsc, ModelSpec
+from ebsc.model import Ebsc
 from ebsc.objectives import learned
 from ebsc.training import Objective, Schedule, Trainer
 
@@ -59,7 +59,7 @@ class Benchmark:
     def _row(self, name: str, train: Dataset) -> list[dict]:
         tasks = {}
         for compiled, precision in MODES:
-            net = build(train, "none" if name.startswith("lenet") else "residual")
+            net, _ = lenet(train, "none" if name.startswith("lenet") else "residual")
             schedule = Schedule(
                 steps=10**6, batch=self.batch, precision=precision, compile=compiled, clip=1.0, learning_rate=1e-4
             )
@@ -78,19 +78,6 @@ class Benchmark:
             }
             for mode, took in seconds.items()
         ]
-
-
-def build(train: Dataset, denoiser: str) -> Ebsc:
-    torch.manual_seed(0)
-    spec = ModelSpec(
-        sigma=0.5,
-        shape=train.shape,
-        n_classes=train.n_classes,
-        levels=train.levels,
-        denoiser={"kind": denoiser},
-        classifier={"kind": "lenet"},
-    )
-    return model.build(spec)
 
 
 def objective(name: str, net: Ebsc, levels: int, compiled: bool) -> Objective:

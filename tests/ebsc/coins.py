@@ -1,5 +1,6 @@
 """Made-up voters for campaigns: a draw of image i is a vote for class 1 with probability p[i], else for class 0."""
 
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -46,3 +47,22 @@ def run(campaign: Campaign, count: Count, size: int = 10**6) -> np.ndarray:
             campaign.merge(unit, count(unit))
     assert campaign.done
     return campaign.certificates()
+
+
+def run_shuffled(campaign: Campaign, count: Count, size: int, workers: int, seed: int) -> np.ndarray:
+    """The campaign to its end with so many workers, whose answers come in any order."""
+    out, order = [], random.Random(seed)
+    while not campaign.done:
+        out += campaign.next_units(size, limit=max(0, workers - len(out)))
+        unit = out.pop(order.randrange(len(out)))
+        campaign.merge(unit, count(unit))
+    return campaign.certificates()
+
+
+def recorded(campaign: Campaign, count: Count, size: int) -> tuple[np.ndarray, list[dict]]:
+    """Certificates and records of a campaign that nothing disturbs."""
+    records = []
+    while units := campaign.next_units(size, limit=1):
+        for unit in units:
+            records += campaign.records(campaign.merge(unit, count(unit)))
+    return campaign.certificates(), records

@@ -1,7 +1,6 @@
 """A campaign as a state machine: the same certificates however its work is cut, ordered or interrupted."""
 
 import copy
-import random
 from dataclasses import replace
 
 import coins
@@ -25,11 +24,8 @@ def campaign(budget: Budget, rows: int = len(P), seed: int = 0) -> Campaign:
 
 def recorded(budget: Budget) -> tuple[bytes, list[dict]]:
     """Certificates and records of a campaign that nothing disturbs."""
-    whole, records = campaign(budget), []
-    while units := whole.next_units(1000, limit=1):
-        for unit in units:
-            records += whole.records(whole.merge(unit, coins.addressed(P)(unit)))
-    return whole.certificates().tobytes(), records
+    table, records = coins.recorded(campaign(budget), coins.addressed(P), 1000)
+    return table.tobytes(), records
 
 
 EXPECTED = {budget: recorded(budget) for budget in BUDGETS}
@@ -42,12 +38,8 @@ EXPECTED = {budget: recorded(budget) for budget in BUDGETS}
 @given(size=st.integers(1, 20_000), workers=st.integers(1, 20), seed=st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None)
 def test_certificates_depend_neither_on_the_size_of_units_nor_on_the_order_of_arrival(budget, size, workers, seed):
-    shuffled, out, order = campaign(budget), [], random.Random(seed)
-    while not shuffled.done:
-        out += shuffled.next_units(size, limit=max(0, workers - len(out)))
-        unit = out.pop(order.randrange(len(out)))
-        shuffled.merge(unit, coins.addressed(P)(unit))
-    assert shuffled.certificates().tobytes() == EXPECTED[budget][0]
+    shuffled = coins.run_shuffled(campaign(budget), coins.addressed(P), size, workers, seed)
+    assert shuffled.tobytes() == EXPECTED[budget][0]
 
 
 @pytest.mark.parametrize("budget", BUDGETS)

@@ -1,6 +1,5 @@
 """A table known to a tolerance: as well as was asked for, with fewer draws, and the same however its work is done."""
 
-import random
 from functools import cache
 
 import coins
@@ -38,11 +37,7 @@ def run(budget):
 
 @cache
 def recorded(budget):
-    whole, records = campaign(budget), []
-    while units := whole.next_units(3000, limit=1):
-        for unit in units:
-            records += whole.records(whole.merge(unit, coins.addressed(P)(unit)))
-    return whole.certificates(), records
+    return coins.recorded(campaign(budget), coins.addressed(P), 3000)
 
 
 def radii(table):
@@ -104,12 +99,8 @@ def test_images_that_are_left_open_are_those_that_need_most_draws():
 @given(size=st.integers(1, 20_000), workers=st.integers(1, 20), seed=st.integers(0, 2**32))
 @settings(max_examples=8, deadline=None)
 def test_certificates_depend_neither_on_the_size_of_units_nor_on_the_order_of_arrival(asked, size, workers, seed):
-    shuffled, out, order = campaign(asked), [], random.Random(seed)
-    while not shuffled.done:
-        out += shuffled.next_units(size, limit=max(0, workers - len(out)))
-        unit = out.pop(order.randrange(len(out)))
-        shuffled.merge(unit, coins.addressed(P)(unit))
-    assert shuffled.certificates().tobytes() == run(asked).tobytes()
+    shuffled = coins.run_shuffled(campaign(asked), coins.addressed(P), size, workers, seed)
+    assert shuffled.tobytes() == run(asked).tobytes()
 
 
 @given(st.data())
