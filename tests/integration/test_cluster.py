@@ -89,7 +89,16 @@ def until(condition, what, seconds=150):
 
 
 def test_a_certification_is_submitted_as_a_job(cluster, words, undisturbed, tmp_path):
-    command = ["python", "-m", "jobs.certify", *map(str, words[1:]), "--run", str(tmp_path / "run"), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.certify",
+        *map(str, words[1:]),
+        "--run",
+        str(tmp_path / "run"),
+        "--workers",
+        "1",
+    ]
     where = ["--address", f"http://127.0.0.1:{cluster.dashboard}", "--working-dir", "."]
     submit = [RAY, "job", "submit", *where, "--", *command]
     deadline = time.monotonic() + 60
