@@ -10,6 +10,7 @@ from ebsc.campaign import Unit
 from ebsc.device import Device, pick
 from ebsc.model import ModelSpec, unpack
 from ebsc.votes import Precision, Voter
+from ebsc.walkjump import Walk
 
 __all__ = ["Assignment", "Tally", "Worker"]
 
@@ -22,6 +23,7 @@ class Assignment:
         spec: the model's specification.
         weights: the bytes of its safetensors file.
         plain: vote without the denoiser.
+        walk: vote by chains; see :class:`ebsc.votes.Voter`.
         images: the images being certified, in the order of the campaign's rows.
         levels: L, the integer of white.
         device: see :func:`ebsc.device.pick`.
@@ -32,6 +34,7 @@ class Assignment:
     spec: ModelSpec
     weights: bytes
     plain: bool = False
+    walk: Walk | None = None
     images: np.ndarray
     levels: int
     device: Device = "auto"
@@ -71,6 +74,7 @@ class Worker:
             precision=assignment.precision,
             batch=batch or assignment.batch,
             compiled=assignment.compiled,
+            walk=assignment.walk,
         )
 
     def ready(self) -> None:

@@ -66,9 +66,9 @@ class Normals:
         self.device = torch.device(device)
         self._transform = as_graph(box_muller, compiled)
 
-    def block(self, image: int, stream: Stream, block: int) -> Float32[Tensor, "..."]:
-        """The draws ``block * BLOCK`` to ``(block + 1) * BLOCK - 1`` of an image."""
-        key = np.random.SeedSequence(entropy=self.seed, spawn_key=(image, stream, block))
+    def block(self, image: int, stream: Stream, block: int, *step: int) -> Float32[Tensor, "..."]:
+        """The draws ``block * BLOCK`` to ``(block + 1) * BLOCK - 1`` of an image; with a ``step``, their later ones."""
+        key = np.random.SeedSequence(entropy=self.seed, spawn_key=(image, stream, block, *step))
         if self.device.type != "cpu":
             generator = torch.Generator(self.device).manual_seed(int(key.generate_state(1, np.uint64)[0]))
             return torch.randn(self.shape, generator=generator, device=self.device)

@@ -14,6 +14,7 @@ from ebsc.device import as_graph
 from ebsc.errors import InputError, one_line
 from ebsc.model import Ebsc
 from ebsc.noise import BLOCK, Normals, Stream, perturb
+from ebsc.walkjump import Walk, chain_votes, check
 
 __all__ = ["Precision", "Voter"]
 
@@ -37,9 +38,12 @@ class Voter:
         batch: images of one micro-batch.
         compiled: compile network and noise: faster, and another rounding of the last bit. Takes up to a minute at the
             first unit, needs a C++ compiler on a CPU.
+        walk: a draw votes by a chain that starts at its noisy image, with addressed randomness too
+            (:mod:`ebsc.walkjump`); absent, by f(xhat(y)).
 
     Raises:
-        InputError: images do not have the shape that the model takes, or it does not have that many classes.
+        InputError: images do not have the shape that the model takes, it does not have that many classes, or it has no
+            denoiser to walk with.
 
     >>> from ebsc.model import ModelSpec, build
     >>> from ebsc.campaign import Campaign
@@ -62,18 +66,23 @@ class Voter:
         precision: Precision = "float32",
         batch: int = 256,
         compiled: bool = False,
+        walk: Walk | None = None,
     ) -> None:
         if batch < 1:
             raise InputError(f"the micro-batch must be at least 1, not {batch}")
+        if walk:
+            check(model)
         self.device = torch.device(device)
         self.n_classes = n_classes
         self.levels = levels
         self.compiled = compiled
+        self.walk = walk
         dtype = getattr(torch, precision)
         model = copy.deepcopy(model).eval().requires_grad_(False)
         self.model = model.to(self.device, dtype).to(memory_format=torch.channels_last)
         self.images = torch.from_numpy(images).to(self.device)
-        self._batch = torch.zeros(batch, *images.shape[1:], device=self.device, dtype=dtype)
+        shape = (1 + walk.normals, *images.shape[1:]) if walk else images.shape[1:]
+        self._batch = torch.zeros(batch, *shape, device=self.device, dtype=dtype)
         self._normals: Normals | None = None
         self._perturb, self._classify = as_graph(perturb, compiled), as_graph(self._argmax, compiled)
         self._check()
@@ -110,24 +119,31 @@ class Voter:
         if filled:
             yield self._batch
 
-    def _images(self, unit: Unit) -> Iterator[Float[Tensor, "draw channel height width"]]:
-        """The noisy images of a unit in order, a block of draws at a time."""
+    def _images(self, unit: Unit) -> Iterator[Float[Tensor, "draw *walk channel height width"]]:
+        """The noisy images of a unit in order, a block of draws at a time; of a walk, each with its normals."""
         if self._normals is None or self._normals.seed != unit.seed:
             self._normals = Normals(unit.seed, tuple(self.images.shape[1:]), self.device, compiled=self.compiled)
         for row, image, stream, start, stop in unit.spans.tolist():
             for block in range(start // BLOCK, -(-stop // BLOCK)):
                 z = self._normals.block(image, Stream(stream), block)
                 noisy = self._perturb(self.images[row : row + 1], z, self.model.sigma, self.levels)
+                if self.walk:
+                    later = range(1, 1 + self.walk.normals)
+                    normals = [self._normals.block(image, Stream(stream), block, step) for step in later]
+                    noisy = torch.stack([noisy, *normals], 1)
                 yield noisy[max(start - block * BLOCK, 0) : stop - block * BLOCK]
 
-    def _argmax(self, y: Float[Tensor, "batch channel height width"]) -> Int64[Tensor, " batch"]:
-        return self.model(y).argmax(1)
+    def _argmax(self, batch: Float[Tensor, "batch *walk channel height width"]) -> Int64[Tensor, " batch"]:
+        return self._scores(batch).argmax(1)
+
+    def _scores(self, batch: Float[Tensor, "batch *walk channel height width"]) -> Float[Tensor, "batch class"]:
+        return chain_votes(self.model, batch[:, 0], batch[:, 1:], self.walk) if self.walk else self.model(batch)
 
     def _check(self) -> None:
         shape = tuple(self.images.shape[1:])
         try:
             with torch.no_grad():
-                logits = self.model(self._batch[:1])
+                logits = self._scores(self._batch[:1])
         except RuntimeError as error:
             raise InputError(f"the model does not take images of shape {shape}: {one_line(error)}") from error
         if logits.shape != (1, self.n_classes):

@@ -30,6 +30,7 @@ from ebsc.errors import InputError
 from ebsc.files import write_whole
 from ebsc.model import ModelSpec
 from ebsc.votes import Precision
+from ebsc.walkjump import Walk, check
 from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.options import parse_images, parse_radii
 from jobs.progress import Reporter
@@ -56,7 +57,7 @@ class Certify:
     model: Annotated[Path, tyro.conf.Positional]
     """Model folder, as written by `ebsc train`."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run", aliases=["-o"])] = None
-    """Run folder. Default: runs/MODEL[-plain]-DATA-BUDGET-nN."""
+    """Run folder. Default: runs/MODEL[-plain][-walkK]-DATA-BUDGET-nN."""
     data: str = ""
     """Data set: a name, or a path ending in .npz. Default: the one that the model was trained on."""
     data_root: Path | None = None
@@ -67,6 +68,11 @@ class Certify:
     """Which images, as start:stop:step; ::20 is every 20th."""
     plain: bool = False
     """Vote without the denoiser: plain randomized smoothing of the same classifier (Cohen et al. 2019)."""
+    vote: Literal["one-step", "walk-jump"] = "one-step"
+    """one-step: a draw votes by f(xhat(x + eps)); walk-jump: by a chain of --steps Langevin steps from x + eps, with
+    the mean of f over its jumps, at --steps + 1 times the cost."""
+    walk: Annotated[Walk, tyro.conf.OmitArgPrefixes] = field(default_factory=Walk)
+    """How to walk, with --vote walk-jump."""
     budget: Literal["sequential", "fixed"] = "sequential"
     """sequential: an image stops when every radius asked for is decided; fixed: n draws for every image, as in the
     published logs."""
@@ -151,6 +157,8 @@ class Certify:
         if self.workers == 0:
             pick(self.device)  # says before anything is written that there is no such device
         net, spec = model.load(self.model)
+        if self._walk:
+            check(net.plain() if self.plain else net)
         *earlier, budget = self._budgets()
         chosen, indices = self._images(spec)
         campaign = Campaign(chosen.labels, spec.n_classes, spec.sigma, budget=budget, images=indices, seed=self.seed)
@@ -186,7 +194,12 @@ class Certify:
 
     def _name(self, spec: ModelSpec) -> str:
         data_name = Path(self.data or spec.training["data"]).stem
-        return f"{self.model.resolve().name}{'-plain' * self.plain}-{data_name}-{self.budget}-n{self.n}"
+        vote = "-plain" * self.plain + f"-walk{self.walk.steps}" * (self._walk is not None)
+        return f"{self.model.resolve().name}{vote}-{data_name}-{self.budget}-n{self.n}"
+
+    @property
+    def _walk(self) -> Walk | None:
+        return self.walk if self.vote == "walk-jump" else None
 
     def _images(self, spec: ModelSpec) -> tuple[Dataset, np.ndarray]:
         """The images to certify as a data set of their own, and their indices in the whole one."""
@@ -231,6 +244,7 @@ class Certify:
             "model": spec.sha256,
             "sigma": spec.sigma,
             "plain": self.plain,
+            **({"walk": asdict(self._walk)} if self._walk else {}),
             "data": chosen.name,
             "split": self.split,
             "images": self.images,
@@ -247,6 +261,7 @@ class Certify:
             spec=spec,
             weights=weights,
             plain=self.plain,
+            walk=self._walk,
             images=chosen.images,
             levels=chosen.levels,
             device=self.device,
