@@ -48,6 +48,7 @@ def main() -> None:
         from jobs.certify import Certify
         from jobs.demo import Demo
         from jobs.merge import Merge
+        from jobs.sample import Sample
         from jobs.states import Jobs
         from jobs.status import ShowStatus
         from jobs.tables import Table
@@ -59,6 +60,7 @@ def main() -> None:
                 "certify": Certify,
                 "table": Table,
                 "merge": Merge,
+                "sample": Sample,
                 "status": ShowStatus,
                 "jobs": Jobs,
                 "demo": Demo,

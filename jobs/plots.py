@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from ebsc.bounds import floor_radius
 from ebsc.data import Dataset
@@ -13,7 +15,7 @@ from ebsc.model import Ebsc
 from ebsc.validation import pictures
 from jobs.tables import Entry
 
-__all__ = ["curves", "denoised"]
+__all__ = ["curves", "denoised", "walks"]
 
 # Okabe & Ito: told apart by colour-blind readers; line styles tell them apart in grey
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -54,6 +56,18 @@ def denoised(model: Ebsc, data: Dataset, path: Path, images: int = 8) -> None:
             place.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
             place.set(xticks=[], yticks=[])
         line[0].set_ylabel(title)
+    _save(figure, path)
+
+
+def walks(grid: Float[Tensor, "channel height width"], title: str, path: Path) -> None:
+    """A grid of pictures: in pairs of rows the points of a walk, and the jumps from them."""
+    height, width = grid.shape[1:]
+    figure = Figure(figsize=(8, 8 * height / width + 0.5), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.set(
+        xticks=[], yticks=[], xlabel="start to end of the walk", ylabel="chains: walk above, jumps below", title=title
+    )
     _save(figure, path)
 
 

@@ -47,6 +47,10 @@ def npz(place, images, **arrays):
     return place.folder / "mine.npz"
 
 
+def options_of(command, name, message, *words):
+    CASES[name] = lambda place: [command, place.model, *words], message
+
+
 # -- models ---------------------------------------------------------------------------------------------------------
 
 
@@ -450,6 +454,18 @@ def offline(monkeypatch):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+# -- walks ----------------------------------------------------------------------------------------------------------
+
+options("no_steps", "a walk needs 1 step or more", "--steps", 0)
+options("steps_of_no_length", "of a positive length", "--step-size", 0)
+options("negative_friction", "friction must be a positive number", "--friction", -1)
+options("walk_without_a_denoiser", "a walk needs a denoiser", "--vote", "walk-jump", "--plain")
+options_of("sample", "one_chain", "give 2 chains or more", "--chains", 1)
+options_of("sample", "more_columns_than_steps", "no fewer steps than columns", "--steps", 5)
+options_of("sample", "sample_with_friction_0", "friction must be a positive number", "--friction", 0)
+options_of("sample", "more_chains_than_images", "only 360 test images", "--start", "data", "--chains", 400)
 
 
 @pytest.mark.timeout(15)

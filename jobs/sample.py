@@ -1,0 +1,141 @@
+"""``ebsc sample``: walk-jump sampling, to see what an energy has learned."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from ebsc import data, model
+from ebsc.device import Device, pick
+from ebsc.errors import InputError
+from ebsc.files import make_folder, write_whole
+from ebsc.model import ModelSpec
+from ebsc.noise import perturb
+from ebsc.walkjump import Walk, check, split_r_hat, walk
+from jobs.plots import walks
+from jobs.progress import Reporter
+from jobs.provenance import options, provenance
+
+__all__ = ["Sample"]
+
+COMPONENTS = 5
+"""Principal components of the jumps whose mixing is judged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Sample from what an energy has learned: Langevin walks on the smoothed density, jumps to clean images.
+
+    Walk: y <- y - (delta^2 / 2) grad phi(y) + delta N(0, I). Jump, from any point of it: to xhat(y). (Saremi &
+    Hyvärinen 2019.) Gives pictures of both, a pair of rows a chain, and says whether the chains have mixed: split R-hat
+    of the leading principal components of the jumps (near 1: they have), and how many classes a chain visits.
+
+    Example: ebsc sample models/mnist-residual-linear-0.5 --steps 2000 --friction 1
+    """
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """Model folder, as written by `ebsc train`."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder for walks.png and sample.json. Default: MODEL/sample."""
+    chains: int = 8
+    """Chains to walk."""
+    steps: int = 1000
+    """Steps of each."""
+    step_size: float = 0.5
+    """Length of a step, in units of sigma."""
+    friction: float | None = None
+    """Walk underdamped, with this friction; absent: overdamped. See `ebsc certify --help`."""
+    start: Literal["noise", "data"] = "noise"
+    """noise: pixels uniform on [0, 1], under noise; data: test images under noise."""
+    data_root: Path | None = None
+    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    columns: int = 12
+    """Pictures of each chain, at equal distances from the start to the end."""
+    seed: int = 0
+    """Seed of starts and walks."""
+    device: Device = "auto"
+    """cpu, cuda, or auto: CUDA where there is one."""
+
+    def __post_init__(self) -> None:
+        if self.chains < 2 or self.columns < 2 or self.steps < max(4, self.columns - 1):
+            raise InputError("give 2 chains or more, 2 columns or more, and no fewer steps than columns, at least 4")
+
+    def run(self) -> None:
+        """Walk, and write what was seen."""
+        how = Walk(steps=self.steps, step_size=self.step_size, friction=self.friction)
+        net, spec = model.load(self.model)
+        check(net)
+        folder, device = self.out or self.model / "sample", pick(self.device)
+        make_folder(folder, "samples")
+        generator = torch.Generator(device).manual_seed(self.seed)
+        start = self._start(spec, generator)
+        normals = (torch.randn(start.shape, generator=generator, device=device) for _ in range(how.normals))
+        shown = {round(column * self.steps / (self.columns - 1)) for column in range(self.columns)}
+        net, pictures, jumps, classes = net.to(device).eval(), [], [], []
+        with torch.no_grad(), Reporter(f"walking with {self.model.name}") as reporter:
+            for step, (y, jump) in enumerate(walk(net.denoiser, start, normals, net.sigma, how)):
+                if step in shown:
+                    pictures.append(torch.stack([y, jump], 1).cpu())
+                jumps.append(jump.flatten(1).cpu())
+                classes.append(net.classifier(jump).argmax(1).cpu())
+                reporter.show(step, self.steps, f"step {step:,} of {self.steps:,}")
+        found = _mixing(torch.stack(jumps, 1), torch.stack(classes, 1).numpy())
+        walks(_grid(torch.stack(pictures, 2)), f"{self.model.name}, sigma {net.sigma:g}", folder / "walks.png")
+        record = {"mixing": found, "walk": asdict(how), "options": options(self), "provenance": provenance()}
+        write_whole(folder / "sample.json", json.dumps(record, indent=2).encode() + b"\n")
+        print(_say(found, self.chains, self.steps))
+        print(f"walks and jumps: {folder / 'walks.png'}")
+
+    def _start(self, spec: ModelSpec, generator: torch.Generator) -> Tensor:
+        shape, device = (self.chains, *spec.shape), generator.device
+        z = torch.randn(shape, generator=generator, device=device)
+        if self.start == "noise":
+            return torch.rand(shape, generator=generator, device=device) + spec.sigma * z
+        images = torch.from_numpy(data.load(spec.training["data"], "test", self.data_root).images[: self.chains])
+        if len(images) < self.chains:
+            raise InputError(f"there are only {len(images)} test images to start from")
+        return perturb(images.to(device), z, spec.sigma, spec.levels)
+
+
+def _mixing(jumps: Tensor, classes: np.ndarray) -> dict[str, float]:
+    """What is said about chains: jumps of shape (chain, step, pixel), and their classes.
+
+    The first half of each walk, on the way from its start, does not count.
+    """
+    jumps, classes = jumps[:, jumps.shape[1] // 2 :].double(), classes[:, classes.shape[1] // 2 :]
+    flat = (jumps - jumps.mean((0, 1))).flatten(0, 1)
+    directions = torch.linalg.eigh(flat.T @ flat).eigenvectors[:, -COMPONENTS:]
+    r_hat = split_r_hat((flat @ directions).reshape(*jumps.shape[:2], -1).numpy())
+    return {
+        "r_hat": round(float(r_hat.max()), 3),
+        "classes_each": float(np.mean([len(set(chain)) for chain in classes.tolist()])),
+        "classes_all": len(np.unique(classes)),
+        "changes_each": float((classes[:, 1:] != classes[:, :-1]).sum(1).mean()),
+    }
+
+
+def _say(found: dict[str, float], chains: int, steps: int) -> str:
+    """The same in words."""
+    mixed = "the chains have mixed" if found["r_hat"] < 1.1 else "the chains have NOT mixed in this time"
+    return (
+        f"{chains} chains of {steps:,} steps, second halves: R-hat {found['r_hat']:.3f} ({mixed});\na chain's jumps are"
+        f" of {found['classes_each']:.1f} classes on average and change class {found['changes_each']:.1f} times; all"
+        f" chains together: {found['classes_all']:.0f} classes"
+    )
+
+
+def _grid(pictures: Tensor) -> Tensor:
+    """Pictures of shape (chain, walk or jump, column, channel, height, width) as one, in [0, 1]."""
+    return make_grid(pictures.flatten(0, 2).clamp(0, 1), nrow=pictures.shape[2], padding=1, pad_value=0.5)
+
+
+if __name__ == "__main__":
+    from jobs.cli import start
+
+    start(Sample)
