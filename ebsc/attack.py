@@ -1,61 +1,185 @@
-"""L2 attacks on the smoothed classifier, by gradients of its expectation over noise."""
+"""L2 attacks on the smoothed classifier: images of the lattice on which its vote may be another."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
-__all__ = ["Gradient", "ascend", "project", "unit"]
+from ebsc.ascent import ascend, project, unit
+from ebsc.budgets import Sequential
+from ebsc.campaign import Campaign
+from ebsc.errors import InputError
+from ebsc.model import Ebsc
+from ebsc.objectives import Network, expected_cross_entropy
+from ebsc.votes import Voter
 
-Gradient = Callable[[Float[Tensor, "*shape"]], Float[Tensor, "*shape"]]
-"""Points -> the gradient of what the attack wants to grow."""
+__all__ = ["Attacker", "Pgd", "distances", "onto_lattice", "predict"]
+
+Pixels = UInt8[np.ndarray, "row channel height width"]
+Radii = Float64[np.ndarray, " row"]
 
 
-def unit(direction: Float[Tensor, "*batch channel height width"]) -> Float[Tensor, "*batch channel height width"]:
-    """The direction of each image at L2 length 1; zero stays zero."""
-    length = direction.flatten(-3).norm(dim=-1)[..., None, None, None]
-    return direction / torch.where(length > 0, length, 1)
+@dataclass(frozen=True, kw_only=True)
+class Pgd:
+    """How hard to attack.
 
+    Attributes:
+        steps: gradient steps of a run, each of length 2.5 radius / steps.
+        draws: draws of noise of every gradient; new ones in every step (expectation over transformation).
+        restarts: runs; the first starts at the image, the others at random points of the ball. The best end counts.
 
-def project(
-    delta: Float[Tensor, "*batch channel height width"], epsilon: float
-) -> Float[Tensor, "*batch channel height width"]:
-    """Nearest point of the L2 ball of radius epsilon.
-
-    >>> project(torch.tensor([[[[3.0, 4.0]]]]), 1.0)
-    tensor([[[[0.6000, 0.8000]]]])
+    Raises:
+        InputError: a number below 1.
     """
-    length = delta.flatten(-3).norm(dim=-1)[..., None, None, None].clamp(min=1e-12)
-    return delta * (epsilon / length).clamp(max=1)
+
+    steps: int = 20
+    draws: int = 16
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.draws, self.restarts) < 1:
+            raise InputError("steps, draws and restarts of an attack must be at least 1")
 
 
-@torch.no_grad()
-def ascend(
-    gradient: Gradient,
-    x: Float[Tensor, "*batch channel height width"],
-    *,
-    steps: int,
-    step: float,
-    onto: Callable[[Tensor], Tensor],
-) -> Float[Tensor, "*batch channel height width"]:
-    """Projected gradient ascent: steps of one length along the gradient, each taken back to what is allowed.
+class Attacker:
+    """PGD on the smoothed classifier, by gradients of -log E[softmax f(xhat(x + eps))] through xhat.
 
-    PGD of Madry et al. 2018 (arXiv 1706.06083), as attacks on smoothed classifiers use it (Salman et al. 2019, arXiv
-    1906.04584).
+    Salman et al. 2019 (arXiv 1906.04584), section 2.2, with new noise in every step. What it ends with is taken to the
+    pixel lattice within the ball, so that the vote on it can be counted soundly.
 
     Args:
-        gradient: see :data:`Gradient`.
-        x: where to start.
-        steps: how many.
-        step: L2 length of one.
-        onto: takes points to allowed ones, for example to the ball of :func:`project`.
-
-    >>> start = torch.zeros(1, 1, 1, 2)
-    >>> ascend(torch.ones_like, start, steps=3, step=1.0, onto=lambda p: project(p, 2.0)).norm()
-    tensor(2.)
+        model: denoiser, classifier, sigma; it is moved to the device. Of a walk-jump vote, its one-step vote is what
+            the gradients are of.
+        levels: L, the integer of white.
+        how: see :class:`Pgd`.
+        device: where the network runs.
+        bfloat16: run it in bfloat16, by autocast.
+        compiled: compile the gradient.
     """
-    point = x
-    for _ in range(steps):
-        point = onto(point + step * unit(gradient(point)))
-    return point
+
+    def __init__(
+        self,
+        model: Ebsc,
+        *,
+        levels: int,
+        how: Pgd,
+        device: torch.device | str = "cpu",
+        bfloat16: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        self._device = torch.device(device)
+        self._network = Network(model.to(self._device), compiled=compiled)
+        self._levels = levels
+        self._how = how
+        self._bfloat16 = bfloat16
+
+    def attack(self, images: Pixels, labels: Int64[np.ndarray, " row"], radii: Radii, seed: int) -> Pixels:
+        """Images of the lattice within the L2 balls of these radii (pixels on [0, 1]), away from their labels."""
+        generator = torch.Generator(self._device).manual_seed(seed)
+        targets = torch.from_numpy(labels).to(self._device)
+        ball = torch.from_numpy(radii).float().to(self._device)[:, None, None, None]
+        x = torch.from_numpy(images).to(self._device).float() / self._levels
+        best, highest = images.copy(), np.full(len(images), -np.inf)
+        judging = self._noise(x, 4 * self._how.draws, generator)  # the same for all restarts
+        for restart in range(self._how.restarts):
+            start = x
+            if restart:
+                way = unit(torch.randn(x.shape, generator=generator, device=self._device))
+                start = x + ball * torch.rand(ball.shape, generator=generator, device=self._device) * way
+            point = self._climb(x, start, ball, targets, generator)
+            found = onto_lattice(images, (point - x).double().cpu().numpy(), radii, self._levels)
+            losses = self._losses(torch.from_numpy(found).to(self._device) / self._levels, judging, targets)
+            better = losses > highest
+            best[better], highest[better] = found[better], losses[better]
+        return best
+
+    def _climb(self, x: Tensor, start: Tensor, ball: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        def gradient(point: Tensor) -> Tensor:
+            noise = self._noise(x, self._how.draws, generator)
+            return self._network.gradient(expected_cross_entropy, noise, targets)(point)
+
+        with self._precision(), torch._dynamo.config.patch(recompile_limit=256):
+            return ascend(
+                gradient,
+                start,
+                steps=self._how.steps,
+                step=2.5 * ball / self._how.steps,
+                onto=lambda point: x + project(point.clamp(0, 1) - x, ball),
+            )
+
+    def _losses(self, x: Tensor, noise: Tensor, targets: Tensor) -> Float[np.ndarray, " row"]:
+        """-log of the mean probability of the target class, for each image."""
+        self._network.model.eval()
+        with torch.no_grad(), self._precision():
+            mean = torch.stack([self._network.model(x + eps).float().softmax(1) for eps in noise]).mean(0)
+        return -mean.gather(1, targets[:, None])[:, 0].log().cpu().numpy()
+
+    def _noise(self, x: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+        return self._network.model.sigma * torch.randn((draws, *x.shape), generator=generator, device=self._device)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16)
+
+
+def distances(images: Pixels, others: Pixels, levels: int) -> Radii:
+    """L2 distances (pixels on [0, 1]) between images of the lattice, exact but for one square root and one division.
+
+    >>> distances(np.array([[[[0, 255]]]], np.uint8), np.array([[[[51, 255]]]], np.uint8), 255)
+    array([0.2])
+    """
+    squares = (images.astype(np.int64) - others.astype(np.int64)) ** 2
+    return np.sqrt(squares.sum((1, 2, 3))) / levels
+
+
+def onto_lattice(
+    images: Pixels, delta: Float64[np.ndarray, "row channel height width"], radii: Radii, levels: int
+) -> Pixels:
+    """The images moved by about delta, rounded to the lattice, and never further than their radii.
+
+    Rounding lengthens: delta is shortened by steps of 2% until the rounded one is short enough.
+
+    >>> image, delta = np.zeros((1, 1, 1, 2), np.uint8), np.array([[[[0.4, 0.3]]]])
+    >>> onto_lattice(image, delta, np.array([0.5]), 10)
+    array([[[[4, 3]]]], dtype=uint8)
+    """
+    moved, left = images.copy(), np.arange(len(images))
+    for factor in np.arange(1, 0, -0.02):
+        tried = np.rint(images[left] + levels * factor * delta[left]).clip(0, levels).astype(np.uint8)
+        within = distances(images[left], tried, levels) <= radii[left]
+        moved[left[within]] = tried[within]
+        left = left[~within]
+    return moved
+
+
+def predict(
+    voter: Voter, images: Pixels, addresses: Int64[np.ndarray, " row"], sigma: float, *, n: int, alpha: float, seed: int
+) -> tuple[Int64[np.ndarray, " row"], np.ndarray]:
+    """What the smoothed classifier says on images, each wrong with probability at most alpha, or that it abstains.
+
+    Cohen et al.'s PREDICT, by the bounds of certification: the class that n0 = 100 draws select, certain where a bound
+    says that it has more than half of all votes; as many draws, up to n, as that takes.
+
+    Args:
+        voter: counts the votes.
+        images: on its lattice.
+        addresses: what addresses the draws of each.
+        sigma: of the model.
+        n: draws for an image, at most.
+        alpha: probability of an error, for each image.
+        seed: of the draws.
+
+    Returns:
+        The class selected, and whether it is certain.
+    """
+    voter.show(images)
+    budget = Sequential(radii=(0.0,), n=n, alpha=alpha)
+    campaign = Campaign(
+        np.zeros(len(images), np.int64), voter.n_classes, sigma, budget=budget, images=addresses, seed=seed
+    )
+    while units := campaign.next_units(16_384):
+        for found in units:
+            campaign.merge(found, voter.count(found))
+    said = campaign.certificates()
+    return said["predicted"], said["p_lower"] > 0.5

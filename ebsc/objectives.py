@@ -21,7 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss, softmax
 
-from ebsc.attack import Gradient, ascend, project
+from ebsc.ascent import Gradient, ascend, project
 from ebsc.device import as_graph
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
@@ -34,6 +34,7 @@ __all__ = [
     "catrs",
     "check",
     "consistency",
+    "expected_cross_entropy",
     "gaussian",
     "hyperparameters",
     "learned",
@@ -119,7 +120,7 @@ def _mean(logits: Logits) -> Float[Tensor, "row class"]:
     return softmax(logits, 2).mean(0)
 
 
-def _expected_cross_entropy(logits: Logits, labels: Labels) -> Tensor:
+def expected_cross_entropy(logits: Logits, labels: Labels) -> Tensor:
     """-log of the mean probability over draws, summed over rows: what an attack on the smoothed classifier raises."""
     return nll_loss(_mean(logits).clamp(min=1e-20).log(), labels, reduction="sum")
 
@@ -161,7 +162,7 @@ def smoothadv(votes: Votes, x: Images, labels: Labels, *, epsilon: float = 1.0, 
     """
     epsilon *= votes.strength
     point = ascend(
-        votes.ascent(_expected_cross_entropy, labels),
+        votes.ascent(expected_cross_entropy, labels),
         x,
         steps=steps,
         step=2 * epsilon / steps,
@@ -226,7 +227,7 @@ def smoothmix(
     Jeong et al. 2021, arXiv 2111.09277; mixed with lambda uniform in [0, 1/2]. Published MNIST logs: ``mix_step`` 1
     (the image after one step takes the clean one's place) at sigma 0.25 and 1, where ``steps`` is 2 and 8.
     """
-    ascent = votes.ascent(_expected_cross_entropy, labels)
+    ascent = votes.ascent(expected_cross_entropy, labels)
 
     def walk(start: Tensor, count: int) -> Tensor:
         return ascend(ascent, start, steps=count, step=step, onto=lambda point: point.clamp(0, 1))

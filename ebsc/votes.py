@@ -80,7 +80,7 @@ class Voter:
         dtype = getattr(torch, precision)
         model = copy.deepcopy(model).eval().requires_grad_(False)
         self.model = model.to(self.device, dtype).to(memory_format=torch.channels_last)
-        self.images = torch.from_numpy(images).to(self.device)
+        self.show(images)
         shape = (1 + walk.normals, *images.shape[1:]) if walk else images.shape[1:]
         self._batch = torch.zeros(batch, *shape, device=self.device, dtype=dtype)
         self._normals: Normals | None = None
@@ -95,6 +95,10 @@ class Voter:
     def resize(self, batch: int) -> None:
         """Set the micro-batch, for example to half of it when memory ran out."""
         self._batch = self._batch.new_zeros(batch, *self._batch.shape[1:])
+
+    def show(self, images: Shaped[np.ndarray, "row channel height width"]) -> None:
+        """Vote on other images of the same shape from now on; nothing is compiled again."""
+        self.images = torch.from_numpy(images).to(self.device)
 
     def count(self, unit: Unit) -> Int64[np.ndarray, "span class"]:
         """Votes of each span of the unit for each class."""

@@ -45,6 +45,7 @@ def start(command: Any) -> None:
 def main() -> None:
     """Entry point of ``ebsc``."""
     with guarded():  # the imports take seconds in which somebody may press Ctrl-C
+        from jobs.attack import Attack
         from jobs.certify import Certify
         from jobs.demo import Demo
         from jobs.merge import Merge
@@ -59,6 +60,7 @@ def main() -> None:
                 "train": Train,
                 "certify": Certify,
                 "table": Table,
+                "attack": Attack,
                 "merge": Merge,
                 "sample": Sample,
                 "status": ShowStatus,

@@ -1,6 +1,6 @@
 """Figures: certified accuracy against radius, and what a denoiser makes of noise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,13 @@ _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _STYLES = ["-", "--", "-.", ":"]
 
 
-def curves(entries: Sequence[Entry], path: Path) -> None:
-    """Certified accuracy against radius, one step curve a row; the ending of ``path`` chooses the format."""
+def curves(
+    entries: Sequence[Entry], path: Path, attacked: Mapping[str, Sequence[tuple[float, float]]] | None = None
+) -> None:
+    """Certified accuracy against radius, one step curve a row; the ending of ``path`` chooses the format.
+
+    ``attacked``: for rows by name, radii and the shares that are robust at them under attack, drawn as points.
+    """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for number, entry in enumerate(entries):
@@ -38,7 +43,15 @@ def curves(entries: Sequence[Entry], path: Path) -> None:
             color=_COLOURS[number % len(_COLOURS)],
             linestyle=_STYLES[number % len(_STYLES)],
         )
-    axes.set(xlabel="L2 radius (pixels on [0, 1])", ylabel="certified accuracy (%)", ylim=(0, 100))
+        if attacked and entry.name in attacked:
+            under = np.array(attacked[entry.name])
+            colour = _COLOURS[number % len(_COLOURS)]
+            axes.plot(under[:, 0], 100 * under[:, 1], "v:", color=colour, label=f"{entry.name} under attack")
+    axes.set(
+        xlabel="L2 radius (pixels on [0, 1])",
+        ylabel="accuracy (%)" if attacked else "certified accuracy (%)",
+        ylim=(0, 100),
+    )
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ebsc import data, model, objectives
-from ebsc.attack import ascend
+from ebsc.ascent import ascend
 from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
 from ebsc.objectives import OBJECTIVES, Network, Votes, hyperparameters, learned

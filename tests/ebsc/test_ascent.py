@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ebsc.attack import ascend, project, unit
+from ebsc.ascent import ascend, project, unit
 from ebsc.classifier import Linear
 from ebsc.model import Ebsc
 from ebsc.objectives import Network

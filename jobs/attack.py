@@ -1,0 +1,306 @@
+"""``ebsc attack``: how far an adversary gets, beside how far certificates reach."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+from tabulate import tabulate
+
+from cluster import certificates
+from cluster.folder import RunFolder, read_config
+from ebsc import data, model
+from ebsc.attack import Attacker, Pgd, distances, predict
+from ebsc.bounds import false_certificates
+from ebsc.data import Dataset
+from ebsc.device import Device, pick
+from ebsc.errors import InputError
+from ebsc.files import write_whole
+from ebsc.model import Ebsc
+from ebsc.votes import Precision, Voter
+from ebsc.walkjump import Walk
+from jobs.launch import Cluster, Hold, Slurm, dispatch
+from jobs.options import parse_images, parse_radii
+from jobs.plots import curves
+from jobs.progress import Reporter
+from jobs.provenance import options, provenance
+from jobs.tables import read_entry
+
+__all__ = ["Attack"]
+
+FOUND = np.dtype([("row", "i8"), ("radius", "f8"), ("length", "f8"), ("predicted", "i8"), ("certain", "?")])
+"""What came of the attack on one image: the radius allowed, the length used, the prediction there, and whether it is
+certain (else the smoothed classifier abstains)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """Attack the images of a certification run: the empirical upper curve beside its certified lower curve.
+
+    L2 PGD on the smoothed classifier, by expectation over noise, through xhat; rounded to the pixel lattice within the
+    ball. Then the smoothed prediction is taken there by voting, and may abstain. An image is robust at r while it is
+    classified rightly, with certainty, at the worst points found up to r. Inside a certified radius no attack may
+    succeed: with --radii certified every certified image is attacked at its own radius, which tests just that.
+    Interrupted, the same command goes on.
+
+    Example: ebsc attack runs/mnist-residual-linear-0.5-mnist-sequential-n10000 --radii 0.5:2:0.5 --plot curve.png
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Finished run folder of `ebsc certify`."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder for what is found. Default: RUN/attack, or RUN/attack-certified."""
+    model: Path | None = None
+    """Model folder. Default: the one that the run names."""
+    data_root: Path | None = None
+    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    images: str = "::"
+    """Which images of the run, as start:stop:step."""
+    radii: str = "0.25:1.5:0.25"
+    """Radii to attack at: 0.5, or 0.5,1, or start:stop:step; or the word certified."""
+    pgd: Annotated[Pgd, tyro.conf.OmitArgPrefixes] = field(default_factory=Pgd)
+    """How hard to attack."""
+    n: int = 10_000
+    """Draws of a prediction, at most."""
+    alpha: float = 0.001
+    """Probability that a prediction is wrong."""
+    seed: int = 1
+    """Seed of attacks and predictions; their draws are never those of the run."""
+    batch: int = 32
+    """Images attacked at a time."""
+    precision: Precision = "float32"
+    """Of the network in gradients. Predictions are made with the precision of the run, as that is what is certified."""
+    compile: bool = False
+    """Compile the gradients."""
+    device: Device = "auto"
+    """cpu, cuda, or auto: CUDA where there is one."""
+    plot: Path | None = None
+    """Also draw both curves: .png, .svg or .pdf."""
+    cluster: Cluster = "here"
+    """here: in this process; slurm: as a SLURM job; local, debug: through submitit on this machine."""
+    slurm: Annotated[Slurm, tyro.conf.OmitArgPrefixes] = field(default_factory=Slurm)
+    """What to ask SLURM for."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InputError(f"the batch must be at least 1, not {self.batch}")
+        if self.inside and self.plot:
+            raise InputError("a plot needs radii, not the word certified")
+        if not self.inside and min(parse_radii(self.radii)) <= 0:
+            raise InputError("radii of an attack must be positive")
+
+    def run(self) -> None:
+        """Attack here, or hand the job to a cluster."""
+        dispatch([self], self.cluster, self.slurm, self.folder)
+
+    @property
+    def inside(self) -> bool:
+        """Whether each image is attacked at its own certified radius."""
+        return self.radii == "certified"
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where what is found goes."""
+        return self.out or self.run_folder / ("attack-certified" if self.inside else "attack")
+
+    @property
+    def tasks(self) -> int:
+        """Processes on each node of a SLURM job."""
+        return 1
+
+    def here(self, hold: Hold) -> None:
+        """Attack, write what was found, and say it; what is found is on disk whenever this is stopped."""
+        question = read_config(self.run_folder)["question"]
+        rows = certificates.read(self.run_folder)
+        rows = rows[parse_images(self.images, len(rows))]
+        net, whole = self._given(question)
+        chosen = whole.take(rows["index"])
+        asked = {"run": question, "images": self.images, "radii": self.radii, **asdict(self.pgd)}
+        asked |= {name: getattr(self, name) for name in ("n", "alpha", "seed", "batch", "precision", "compile")}
+        config = {"question": asked, "options": options(self), "provenance": provenance()}
+        with RunFolder(self.folder, config, "attack.parquet"):
+            found, adversarial = _Siege(self, question, net, chosen, rows).run()
+            _write(self.folder, rows, found, adversarial)
+        self._say(rows, found)
+
+    def _given(self, question: dict[str, Any]) -> tuple[Ebsc, Dataset]:
+        """The run's model and data set, when they are the ones that it was made with."""
+        path = self.model or Path(read_config(self.run_folder)["options"]["model"])
+        net, spec = model.load(path)
+        if spec.sha256 != question["model"]:
+            raise InputError(
+                f"{path} is not the model of {self.run_folder}: its weights are others; name it with --model"
+            )
+        if not question["lattice"]:
+            raise InputError(f"{self.run_folder} is off the lattice: its certificates are not sound in floating point")
+        whole = data.load(question["data"], question["split"], self.data_root)
+        return net.plain() if question["plain"] else net, whole
+
+    def _say(self, rows: np.ndarray, found: np.ndarray) -> None:
+        """Both curves, and what happened inside certified radii."""
+        if not self.inside:
+            entry = read_entry(self.run_folder).only(rows["index"])
+            radii = (0.0, *parse_radii(self.radii))
+            robust = _robust(rows, found)
+            body = [
+                ["certified (guarantee)", *(f"{100 * entry.accuracy(radius):.1f}" for radius in radii)],
+                ["under attack (estimate)", *(f"{100 * (robust > radius).mean():.1f}" for radius in radii)],
+            ]
+            aligned = ("left", *["right"] * len(radii))
+            head = ["accuracy in per cent", *(f"r={radius:g}" for radius in radii)]
+            print(tabulate(body, head, disable_numparse=True, colalign=aligned))
+            print(
+                f"\nUnder attack: {len(rows)} images; right is what is predicted rightly at the worst points found up to r,"
+                f" by a prediction\nthat errs with probability at most {self.alpha:g}, and else abstains. Another attack may"
+                " find worse."
+            )
+            if self.plot:
+                shares = [(radius, float((robust > radius).mean())) for radius in radii]
+                curves([entry], self.plot, attacked={entry.name: shares})
+        tried, fooled = _inside(rows, found)
+        limit = false_certificates(max(tried, 1), min(2 * self.alpha, 0.5), 0.001)
+        print(
+            f"{tried:,} certified images attacked inside their certified radius: {fooled} predicted as another class"
+            f" there (alpha of certificates and predictions allows {limit})"
+        )
+        print(f"written to {self.folder}")
+
+
+class _Siege:
+    """One attack on a run: stage after stage, a stage being one radius, or each image's own."""
+
+    def __init__(self, attack: Attack, question: dict[str, Any], net: Ebsc, chosen: Dataset, rows: np.ndarray) -> None:
+        device = pick(attack.device)
+        self._attack, self._chosen, self._rows = attack, chosen, rows
+        self._sigma = question["sigma"]
+        walk = Walk(**question["walk"]) if "walk" in question else None
+        self._voter = Voter(
+            net,
+            chosen.images,
+            levels=chosen.levels,
+            n_classes=chosen.n_classes,
+            device=device,
+            precision=question["precision"],
+            compiled=question["compile"],
+            walk=walk,
+        )
+        self._attacker = Attacker(
+            net,
+            levels=chosen.levels,
+            how=attack.pgd,
+            device=device,
+            bfloat16=attack.precision == "bfloat16",
+            compiled=attack.compile,
+        )
+
+    def run(self) -> tuple[np.ndarray, np.ndarray]:
+        """What was found, one line an image and stage, and the images that were attacked with."""
+        rows = self._rows
+        if self._attack.inside:
+            standing = np.flatnonzero(rows["radius"] > 0)
+            stages = [rows["radius"]]
+        else:
+            standing = np.arange(len(rows))
+            stages = [np.full(len(rows), radius) for radius in (0.0, *parse_radii(self._attack.radii))]
+        parts = []
+        with Reporter(f"attacking {self._attack.run_folder.name}") as reporter:
+            for number, radii in enumerate(stages):
+                if not len(standing):
+                    break
+                title = f"r = {radii[0]:g}" if not self._attack.inside else "inside certified radii"
+                found, images = self._stage(number, standing, radii, reporter, title)
+                parts.append((found, images))
+                right = found["certain"] & (found["predicted"] == self._targets[found["row"]])
+                standing = found["row"][right]
+        return _joined(parts)
+
+    @cached_property
+    def _targets(self) -> np.ndarray:
+        """The class that must not be predicted any more: the true one, or the one that is certified."""
+        return self._rows["predicted"] if self._attack.inside else self._chosen.labels
+
+    def _stage(
+        self, number: int, standing: np.ndarray, radii: np.ndarray, reporter: Reporter, title: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        parts = []
+        for first in range(0, len(standing), self._attack.batch):
+            part = standing[first : first + self._attack.batch]
+            path = self._attack.folder / "batches" / f"{number}-{first}.npz"
+            if path.exists():
+                with np.load(path) as kept:
+                    parts.append((kept["found"], kept["images"]))
+                continue
+            parts.append(self._batch(number, part, radii))
+            sink = io.BytesIO()
+            np.savez_compressed(sink, found=parts[-1][0], images=parts[-1][1])
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, sink.getvalue())
+            reporter.show(first + len(part), len(standing), f"{title}: {first + len(part)} of {len(standing)} images")
+        return _joined(parts)
+
+    def _batch(self, number: int, part: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        attack, clean = self._attack, self._chosen.images[part]
+        attacking, voting = np.random.SeedSequence((attack.seed, number, int(part[0]))).generate_state(2).tolist()
+        images = clean
+        if radii.any():
+            full = np.resize(part, attack.batch)  # one shape, so that it is compiled once
+            images = self._attacker.attack(self._chosen.images[full], self._targets[full], radii[full], attacking)
+            images = images[: len(part)]
+        found = np.zeros(len(part), FOUND)
+        found["row"], found["radius"], found["length"] = (
+            part,
+            radii[part],
+            distances(clean, images, self._chosen.levels),
+        )
+        found["predicted"], found["certain"] = predict(
+            self._voter, images, self._rows["index"][part], self._sigma, n=attack.n, alpha=attack.alpha, seed=voting
+        )
+        return found, images
+
+
+def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    found, images = zip(*parts, strict=True)
+    return np.concatenate(found), np.concatenate(images)
+
+
+def _robust(rows: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The radius at which each image fell; infinite where it never did, shape (N,)."""
+    robust = np.full(len(rows), inf)
+    fell = found[~(found["certain"] & (found["predicted"] == rows["label"][found["row"]]))]
+    robust[fell["row"]] = fell["radius"]
+    return robust
+
+
+def _inside(rows: np.ndarray, found: np.ndarray) -> tuple[int, int]:
+    """How many certified images were attacked within their radius, and how many of them are surely of another class."""
+    mine = rows[found["row"]]
+    within = (mine["radius"] > 0) & (found["length"] > 0) & (found["length"] <= mine["radius"])
+    fooled = within & found["certain"] & (found["predicted"] != mine["predicted"])
+    return len(np.unique(found["row"][within])), len(np.unique(found["row"][fooled]))
+
+
+def _write(folder: Path, rows: np.ndarray, found: np.ndarray, images: np.ndarray) -> None:
+    """``attack.parquet``, a line an image and radius, and ``adversarial.npz`` with the images of the same lines."""
+    mine = rows[found["row"]]
+    columns = {"index": mine["index"], "label": mine["label"], "certified": mine["predicted"]}
+    columns |= {"certified_radius": mine["radius"]} | {
+        name: found[name] for name in ("radius", "length", "predicted", "certain")
+    }
+    sink, arrays = pa.BufferOutputStream(), io.BytesIO()
+    pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), sink, compression="zstd")
+    np.savez_compressed(arrays, index=mine["index"], radius=found["radius"], images=images)
+    write_whole(folder / "adversarial.npz", arrays.getvalue())
+    write_whole(folder / "attack.parquet", sink.getvalue().to_pybytes())
+
+
+if __name__ == "__main__":
+    from jobs.cli import start
+
+    start(Attack)
