@@ -157,8 +157,8 @@ class Attack:
             head = ["accuracy in per cent", *(f"r={radius:g}" for radius in radii)]
             print(tabulate(body, head, disable_numparse=True, colalign=aligned))
             print(
-                f"\nUnder attack: {len(rows)} images; right is what is predicted rightly at the worst points found up to r,"
-                f" by a prediction\nthat errs with probability at most {self.alpha:g}, and else abstains. Another attack may"
+                f"\nUnder attack: right where the prediction is so at the worst points found up to r, on {len(rows)}"
+                f" images.\nA prediction errs with probability at most {self.alpha:g}, else it abstains. Another attack may"
                 " find worse."
             )
             if self.plot:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from cluster.ledger import Ledger
 from ebsc import model
@@ -446,6 +447,31 @@ def table_into_a_folder_that_is_not_there(place):
 @case("cannot write the figure")
 def plot_into_an_unknown_format(place):
     return ["table", place.run, "--out", os.devnull, "--plot", place.folder / "curve.xyz"]
+
+
+@case("is not the model of")
+def attack_with_another_model(place):
+    head, weights = model.load(place.model)
+    torch.nn.init.normal_(head.classifier.map.bias)
+    model.save(place.folder / "other", head, weights)
+    return ["attack", place.run, "--model", place.folder / "other"]
+
+
+@case("is not finished")
+def attack_on_a_run_that_is_not_finished(place):
+    (place.run / "certificates.parquet").unlink()
+    return ["attack", place.run, "--model", place.model]
+
+
+def attack(name, message, *words):
+    CASES[name] = lambda place: ["attack", place.run, "--model", place.model, *words], message
+
+
+attack("attack_at_no_radius", "radii of an attack must be positive", "--radii", "0:1:0.5")
+attack("attack_in_no_steps", "must be at least 1", "--steps", 0)
+attack("attack_on_no_images", "the batch must be at least 1", "--batch", 0)
+attack("plot_of_no_curve", "a plot needs radii", "--radii", "certified", "--plot", "x.png")
+attack("attack_on_images_that_are_not_there", "selects none", "--images", "100:")
 
 
 @pytest.fixture
