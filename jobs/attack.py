@@ -158,7 +158,7 @@ class Attack:
             print(tabulate(body, head, disable_numparse=True, colalign=aligned))
             print(
                 f"\nUnder attack: right where the prediction is so at the worst points found up to r, on {len(rows)}"
-                f" images.\nA prediction errs with probability at most {self.alpha:g}, else it abstains. Another attack may"
+                f" images.\nA prediction errs with probability at most {self.alpha:g}, else it abstains. Others may"
                 " find worse."
             )
             if self.plot:

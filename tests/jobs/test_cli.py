@@ -2,25 +2,39 @@ import dataclasses
 import re
 import runpy
 import sys
+import typing
+from typing import Annotated
 
 import pytest
 import tiny
+import tyro
 
+from jobs.attack import Attack
 from jobs.certify import Certify
 from jobs.demo import Demo
-from jobs.launch import Slurm
+from jobs.sample import Sample
 from jobs.states import Jobs
 from jobs.tables import Table
 from jobs.train import Train
 
-COMMANDS = {"train": Train, "certify": Certify, "table": Table, "jobs": Jobs, "demo": Demo}
+COMMANDS = {
+    "train": Train,
+    "certify": Certify,
+    "table": Table,
+    "attack": Attack,
+    "sample": Sample,
+    "jobs": Jobs,
+    "demo": Demo,
+}
 
 
 def fields(command, prefix=""):
-    """Names of all options of a dataclass, nested ones with a dot, but those for SLURM."""
+    """Names of all options of a dataclass, nested ones with a dot; not those that have none."""
     for field in dataclasses.fields(command):
-        if field.name == "slurm":
-            yield from fields(Slurm)
+        if {tyro.conf.Positional, tyro.conf.Suppress} & set(getattr(field.type, "__metadata__", ())):
+            continue
+        if typing.get_origin(field.type) is Annotated and dataclasses.is_dataclass(field.type.__origin__):
+            yield from fields(field.type.__origin__)  # its names stand without a prefix
         elif dataclasses.is_dataclass(field.type):
             yield from fields(field.type, f"{prefix}{field.name}.")
         else:
@@ -39,11 +53,11 @@ def test_help_explains_every_option(name, monkeypatch):
     result = tiny.cli(name, "--help")
     assert (result.status, result.err) == (0, "")
     explained = entries(result.out)
-    for field in set(fields(COMMANDS[name])) - {"model", "rows", "folders", "token"}:  # positional, or not for people
+    for field in set(fields(COMMANDS[name])):
         option = "--" + {"run-folder": "run"}.get(field, field)
         words = explained[option].split("(default")[0]
         assert re.search(r"[a-z]{2,}.*\.\s", words, re.DOTALL), words
-    if name in ("certify", "table", "jobs"):
+    if name in ("certify", "table", "attack", "sample", "jobs"):
         assert re.search(r"PATH.*[a-z]{3,}.*\.", result.out.split("positional arguments")[1])
 
 
@@ -55,7 +69,14 @@ def test_the_command_lists_its_subcommands(monkeypatch):
 
 @pytest.mark.parametrize(
     ("module", "first"),
-    [("jobs.train", "Train an"), ("jobs.certify", "Certify a"), ("jobs.tables", "Put runs"), ("jobs.demo", "Train an")],
+    [
+        ("jobs.train", "Train an"),
+        ("jobs.certify", "Certify a"),
+        ("jobs.tables", "Put runs"),
+        ("jobs.attack", "Attack the"),
+        ("jobs.sample", "Sample from"),
+        ("jobs.demo", "Train an"),
+    ],
 )
 def test_every_command_is_a_module_too(module, first, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [module, "--help"])
