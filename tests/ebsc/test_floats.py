@@ -1,10 +1,11 @@
 """The counterexample of Voráček & Hein (2023, arXiv 2207.07209): it fools noise added in floats, and not ours.
 
-In float32, 1 + eps is always a multiple of 2^-24, whatever eps is; 0 + eps most often is not, as floats are finer near 0.
+In float32, 1 + eps is always a multiple of 2^-24, whatever eps is; 0 + eps most often is not: floats are finer near 0.
 So a classifier of the low bits of y = x + eps is certain of the image whose pixels are all 1, with a radius that covers
 the one whose pixels are all 0, and there it says the other class. All seeds are fixed.
 """
 
+from itertools import pairwise
 from math import sqrt
 
 import numpy as np
@@ -75,7 +76,7 @@ def share_at_zero() -> float:
     Floats of [2^-j-1, 2^-j) are multiples of 2^-j-24, one in 2^j of them is one of 2^-24; from 1/2 on all are.
     """
     within = norm.cdf(2.0 ** -np.arange(1, 60) / SIGMA) - 0.5
-    one = 2 * (0.5 - within[0]) + sum(2 * (a - b) / 2**j for j, (a, b) in enumerate(zip(within, within[1:]), 1))
+    one = 2 * (0.5 - within[0]) + sum(2 * (a - b) / 2**j for j, (a, b) in enumerate(pairwise(within), 1))
     return float(one) ** PIXELS
 
 
