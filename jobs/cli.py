@@ -47,6 +47,7 @@ def main() -> None:
     with guarded():  # the imports take seconds in which somebody may press Ctrl-C
         from jobs.certify import Certify
         from jobs.demo import Demo
+        from jobs.geometry import Geometry
         from jobs.merge import Merge
         from jobs.states import Jobs
         from jobs.status import ShowStatus
@@ -59,6 +60,7 @@ def main() -> None:
                 "certify": Certify,
                 "table": Table,
                 "merge": Merge,
+                "geometry": Geometry,
                 "status": ShowStatus,
                 "jobs": Jobs,
                 "demo": Demo,

@@ -8,12 +8,13 @@ import tiny
 
 from jobs.certify import Certify
 from jobs.demo import Demo
+from jobs.geometry import Geometry
 from jobs.launch import Slurm
 from jobs.states import Jobs
 from jobs.tables import Table
 from jobs.train import Train
 
-COMMANDS = {"train": Train, "certify": Certify, "table": Table, "jobs": Jobs, "demo": Demo}
+COMMANDS = {"train": Train, "certify": Certify, "table": Table, "geometry": Geometry, "jobs": Jobs, "demo": Demo}
 
 
 def fields(command, prefix=""):
