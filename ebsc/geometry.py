@@ -207,12 +207,14 @@ def kernel_margins(
     margins = torch.empty(len(sigmas), len(clean), draws, dtype=torch.float64)
     for rows in _blocks(len(clean), max(1, _ROWS // draws)):
         z = torch.stack([normals.block(i, Stream.ESTIMATE, 0)[:draws].flatten(1) for i in indices[rows].tolist()])
-        log_odds = torch.empty(len(sigmas), len(z), draws, len(by_class), dtype=torch.float64)
+        log_odds = torch.full((len(sigmas), len(z), draws, len(by_class)), -torch.inf, dtype=torch.float64)
         for c, members in enumerate(by_class):
+            if not len(members):
+                continue
             # y.x_i = x.x_i + sigma eps.x_i: one product for all sigmas; |y|^2 is common to all references
             still, noise = (clean[rows] @ members.T - members.square().sum(1) / 2)[:, None], z @ members.T
             for number, sigma in enumerate(sigmas):
-                log_odds[number, ..., c] = torch.add(still / sigma**2, noise, alpha=1 / sigma).logsumexp(2)
+                log_odds[number, ..., c] = _log_sum_exp(torch.add(still / sigma**2, noise, alpha=1 / sigma))
         own = labels[rows, None, None].expand(len(sigmas), -1, draws, 1)
         margins[:, rows] = log_odds.gather(3, own).squeeze(3) - log_odds.scatter(3, own, -torch.inf).amax(3)
     return margins.numpy()
@@ -237,6 +239,13 @@ def predicted_radius(margins: Float64[np.ndarray, "image draw"], sigma: float) -
     with np.errstate(invalid="ignore"):  # minus infinity where no reference is of the right class
         ratio = margins.mean(1) / margins.std(1, ddof=1)
     return np.where(margins.mean(1) > 0, sigma * ratio, 0.0)
+
+
+def _log_sum_exp(scores: Float32[Tensor, "image draw reference"]) -> Float32[Tensor, "image draw"]:
+    """Over the references; overwrites the scores. What is below e^-80 of the largest is no part of a float32 sum."""
+    top = scores.amax(2, keepdim=True)
+    # exponentials that are denormal numbers would take most of the time
+    return scores.sub_(top).clamp_(min=-80).exp_().sum(2).log_().add_(top.squeeze(2))
 
 
 def _floats(images: Dataset) -> Float32[Tensor, "image pixel"]:
