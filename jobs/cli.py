@@ -48,6 +48,7 @@ def main() -> None:
         from jobs.attack import Attack
         from jobs.certify import Certify
         from jobs.demo import Demo
+        from jobs.geometry import Geometry
         from jobs.merge import Merge
         from jobs.sample import Sample
         from jobs.states import Jobs
@@ -63,6 +64,7 @@ def main() -> None:
                 "attack": Attack,
                 "merge": Merge,
                 "sample": Sample,
+                "geometry": Geometry,
                 "status": ShowStatus,
                 "jobs": Jobs,
                 "demo": Demo,

@@ -16,8 +16,8 @@ from ebsc.errors import InputError
 __all__ = ["option_names", "parse_images", "parse_radii", "parse_sweep"]
 
 
-def parse_radii(text: str) -> tuple[float, ...]:
-    """Radii from ``0.5``, ``0,0.5,1`` or ``start:stop:step`` (stop included).
+def parse_radii(text: str, what: str = "radii") -> tuple[float, ...]:
+    """Radii, or whatever ``what`` says in an error, from ``0.5``, ``0,0.5,1`` or ``start:stop:step`` (stop included).
 
     >>> parse_radii("0:1:0.25")
     (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -35,7 +35,7 @@ def parse_radii(text: str) -> tuple[float, ...]:
             raise ValueError
         return tuple(radii.round(9).tolist())
     except (ValueError, ArithmeticError):
-        raise InputError(f"radii {text!r}: give numbers >= 0 as 0.5, as 0,0.5,1 or as start:stop:step") from None
+        raise InputError(f"{what} {text!r}: give numbers >= 0 as 0.5, as 0,0.5,1 or as start:stop:step") from None
 
 
 def parse_images(text: str, length: int) -> np.ndarray:

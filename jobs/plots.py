@@ -1,4 +1,4 @@
-"""Figures: certified accuracy against radius, and what a denoiser makes of noise."""
+"""Figures: certified accuracy against radius, what a denoiser makes of noise, and distances between classes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +11,12 @@ from torch import Tensor
 from ebsc.bounds import floor_radius
 from ebsc.data import Dataset
 from ebsc.errors import InputError
+from ebsc.geometry import overlap, shell, shell_overlap
 from ebsc.model import Ebsc
 from ebsc.validation import pictures
 from jobs.tables import Entry
 
-__all__ = ["curves", "denoised", "walks"]
+__all__ = ["curves", "denoised", "distances", "walks"]
 
 # Okabe & Ito: told apart by colour-blind readers; line styles tell them apart in grey
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -81,6 +82,56 @@ def walks(grid: Float[Tensor, "channel height width"], title: str, path: Path) -
     axes.set(
         xticks=[], yticks=[], xlabel="start to end of the walk", ylabel="chains: walk above, jumps below", title=title
     )
+    _save(figure, path)
+
+
+def distances(other: np.ndarray, same: np.ndarray, errors: Mapping[float, float], dimension: int, path: Path) -> None:
+    """Distances beside the radii of shells; and what images at these distances share, against sigma.
+
+    Args:
+        other: distance from each image to the nearest of another class.
+        same: to the nearest of its own class.
+        errors: error of the kernel Bayes classifier on y, a share, for each sigma.
+        dimension: of an image.
+        path: where the figure goes; the ending chooses the format.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    shares = 100 * np.arange(1, len(other) + 1) / len(other)
+    for values, label, style in ((same, "nearest of its own class", 1), (other, "nearest of another class", 0)):
+        left.step(np.sort(values), shares, where="post", label=label, color=_COLOURS[style], linestyle=_STYLES[style])
+    for number, sigma in enumerate(errors):
+        left.axvline(
+            shell(sigma, dimension)[0],
+            label=f"radius of the shell, sigma {sigma:g}",
+            color=_COLOURS[2 + number % 5],
+            linestyle=_STYLES[2 + number % 2],
+        )
+    left.set(
+        xlabel="L2 distance (pixels on [0, 1])", ylabel="images with a training image that near (%)", ylim=(0, 100)
+    )
+    left.set_xlim(left=0)
+    typical = float(np.median(other))
+    sigmas = np.geomspace(min(errors) / 2, 2 * max(errors), 50)
+    masses = {
+        "shared mass of nearest images of two classes, mean": [overlap(other, sigma).mean() for sigma in sigmas],
+        "of their shells, at the median distance": [shell_overlap(typical, sigma, dimension) for sigma in sigmas],
+    }
+    for (label, mass), style in zip(masses.items(), (0, 1), strict=True):
+        right.plot(sigmas, 100 * np.array(mass), label=label, color=_COLOURS[style], linestyle=_STYLES[style])
+    right.plot(
+        list(errors),
+        [100 * error for error in errors.values()],
+        "o:",
+        color="#000000",
+        label="kernel Bayes: error on y",
+    )
+    right.set(xlabel="sigma", ylabel="%", xscale="log", ylim=(0, 100), xticks=list(errors))
+    right.set_xticks([], minor=True)
+    right.set_xticklabels([f"{sigma:g}" for sigma in errors])
+    for axes, place in ((left, "lower right"), (right, "upper left")):
+        axes.grid(alpha=0.3)
+        axes.legend(loc=place, fontsize="small")
     _save(figure, path)
 
 

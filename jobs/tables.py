@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +18,7 @@ from ebsc.bounds import false_certificates, floor_radius
 from ebsc.errors import InputError, one_line
 from jobs.options import parse_radii
 
-__all__ = ["Entry", "Format", "Table", "read_entry", "render"]
+__all__ = ["Entry", "Format", "Table", "floor_percent", "grid", "notes", "read_entry", "render"]
 
 Format = Literal["text", "markdown", "latex", "csv"]
 _TABULATE = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}
@@ -148,7 +149,7 @@ def common_images(entries: list[Entry]) -> list[Entry]:
     return [entry.only(images) for entry in entries]
 
 
-def _floor_percent(share: float, images: int) -> str:
+def floor_percent(share: float, images: int) -> str:
     """A share of images in per cent, rounded down to a tenth: a printed accuracy is never above the true one."""
     return f"{round(share * images) * 1000 // images / 10:.1f}"
 
@@ -170,10 +171,15 @@ def render(entries: list[Entry], radii: tuple[float, ...], form: Format = "text"
     head = ["run", "sigma", "n", "alpha", "draws/image", "ACR", "abstain"] + [f"r={radius:g}" for radius in radii]
     body = [
         [entry.name, known(entry.sigma, "g"), known(entry.n, "d"), known(entry.alpha, "g"), known(entry.draws, ".0f")]
-        + [floor_radius(entry.acr), _floor_percent(float(entry.abstained.mean()), images)]
-        + [_floor_percent(entry.accuracy(radius), images) for radius in radii]
+        + [floor_radius(entry.acr), floor_percent(float(entry.abstained.mean()), images)]
+        + [floor_percent(entry.accuracy(radius), images) for radius in radii]
         for entry in entries
     ]
+    return grid(head, body, form, notes(entries, radii, rho))
+
+
+def grid(head: Sequence[str], body: Sequence[Sequence[str]], form: Format, notes: Sequence[str] = ()) -> str:
+    """Cells as text, notes below; ``csv`` is the cells and nothing else."""
     if form == "csv":
         sink = io.StringIO()
         csv.writer(sink, lineterminator="\n").writerows([head, *body])
@@ -181,10 +187,11 @@ def render(entries: list[Entry], radii: tuple[float, ...], form: Format = "text"
     aligned = ("left", *["right"] * (len(head) - 1))
     table = tabulate(body, head, tablefmt=_TABULATE[form], disable_numparse=True, colalign=aligned)
     comment = "% " if form == "latex" else ""
-    return "\n".join([table, "", *(comment + note for note in _notes(entries, radii, rho))]) + "\n"
+    return "\n".join([table, "", *(comment + note for note in notes)]) + "\n"
 
 
-def _notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[str]:
+def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[str]:
+    """What is to be said below rows of runs and logs; see :func:`render`."""
     images = entries[0].index
     step = np.unique(np.diff(images))
     which = f"every {step[0]}th of them, " if len(step) == 1 and step[0] > 1 else ""

@@ -474,6 +474,41 @@ attack("plot_of_no_curve", "a plot needs radii", "--radii", "certified", "--plot
 attack("attack_on_images_that_are_not_there", "selects none", "--images", "100:")
 
 
+# -- geometry -------------------------------------------------------------------------------------------------------
+
+
+def look(name, message, *words):
+    CASES[name] = lambda place: ["geometry", *words], message
+
+
+for value in ("", "x", "-0.5", "nan", "0.5,inf", "0:1"):
+    look(f"geometry_sigmas_{value}", "sigmas .*give numbers >= 0", f"--sigmas={value}")
+look("geometry_without_noise", "sigma must be a positive number", "--sigmas", "0,0.5")
+look("geometry_of_unknown_data", "unknown data set", "--data", "diggits")
+look("geometry_of_no_image", "selects none", "--images", "400:")
+look("geometry_of_all_there_is", "no training image is left", "--split", "train")
+look("geometry_with_bad_radii", "give numbers >= 0", "--radii", "x")
+look("geometry_of_one_draw", "draws must lie in 2..128", "--draws", 1)
+look("geometry_with_a_negative_seed", "seed must not be negative", "--seed=-1")
+look("geometry_beside_nothing", "no such run folder or log", "--runs", "nowhere")
+look("geometry_into_an_unknown_format", "cannot write the figure", "--images", "::40", "--plot", "x.xyz")
+
+
+@case("is about digits .*, not .*mine")
+def geometry_beside_a_run_of_other_data(place):
+    return ["geometry", "--data", npz(place, np.zeros((3, 8, 8), dtype=np.uint8)), "--runs", place.run]
+
+
+@case("no image in common")
+def geometry_beside_runs_of_other_images(place):
+    return ["geometry", "--images", "1:5", "--sigmas", "0.25", "--runs", place.run]
+
+
+@case("two classes are needed")
+def geometry_of_one_class(place):
+    return ["geometry", "--data", npz(place, np.zeros((3, 8, 8), dtype=np.uint8))]
+
+
 @pytest.fixture
 def offline(monkeypatch):
     def refuse(*args, **kwargs):

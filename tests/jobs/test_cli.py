@@ -12,6 +12,7 @@ import tyro
 from jobs.attack import Attack
 from jobs.certify import Certify
 from jobs.demo import Demo
+from jobs.geometry import Geometry
 from jobs.sample import Sample
 from jobs.states import Jobs
 from jobs.tables import Table
@@ -23,6 +24,7 @@ COMMANDS = {
     "table": Table,
     "attack": Attack,
     "sample": Sample,
+    "geometry": Geometry,
     "jobs": Jobs,
     "demo": Demo,
 }
