@@ -1,9 +1,10 @@
 """Small languages of the command line: radii, slices, sweeps."""
 
 import io
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from itertools import product
 from math import floor
 from typing import Any
@@ -13,7 +14,7 @@ import tyro
 
 from ebsc.errors import InputError
 
-__all__ = ["option_names", "parse_images", "parse_radii", "parse_sweep"]
+__all__ = ["command_line", "option_names", "parse_images", "parse_radii", "parse_sweep"]
 
 
 def parse_radii(text: str, what: str = "radii") -> tuple[float, ...]:
@@ -100,6 +101,42 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
         label = ",".join(f"{name}={value}" for name, value in point)
         points[label.replace("/", "_")] = _set(command, point)
     return points
+
+
+def command_line(command: Any) -> str:
+    """What one would type for a command, with the options that are not at their defaults.
+
+    >>> from jobs.sample import Sample
+    >>> from pathlib import Path
+    >>> command_line(Sample(model=Path("models/my model"), steps=300))
+    "ebsc sample 'models/my model' --steps 300"
+    """
+    return shlex.join(["ebsc", type(command).__name__.lower(), *_words(command, {}, "")])
+
+
+def _words(command: Any, defaults: dict[str, Any], prefix: str) -> Iterator[str]:
+    """Words of a dataclass of options, positional ones as they stand; ``defaults``: of those that its own are not."""
+    for item in fields(command):
+        value, notes = getattr(command, item.name), getattr(item.type, "__metadata__", ())
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        default = defaults.get(item.name, default)
+        name = next((note.name for note in notes if getattr(note, "name", None)), item.name).replace("_", "-")
+        if tyro.conf.Positional in notes:
+            yield from _values(value)
+        elif is_dataclass(value):
+            below = "" if tyro.conf.OmitArgPrefixes in notes else f"{prefix}{name}."
+            yield from _words(value, {part.name: getattr(default, part.name) for part in fields(value)}, below)
+        elif value != default and tyro.conf.Suppress not in notes:
+            if isinstance(value, bool):
+                yield f"--{prefix}{'' if value else 'no-'}{name}"
+            else:
+                yield from (f"--{prefix}{name}", *_values(value))
+
+
+def _values(value: Any) -> list[str]:
+    parts = [part for pair in value.items() for part in pair] if isinstance(value, dict) else value
+    parts = parts if isinstance(parts, list | tuple) else [parts]
+    return [f"{part:g}" if isinstance(part, float) else str(part) for part in parts]
 
 
 def _set(command: Any, point: Sequence[tuple[str, str]]) -> Any:
