@@ -51,6 +51,7 @@ def main() -> None:
         from jobs.states import Jobs
         from jobs.status import ShowStatus
         from jobs.tables import Table
+        from jobs.theory import Theory
         from jobs.train import Train
 
         start(
@@ -61,6 +62,7 @@ def main() -> None:
                 "merge": Merge,
                 "status": ShowStatus,
                 "jobs": Jobs,
+                "theory": Theory,
                 "demo": Demo,
             }
         )

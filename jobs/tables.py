@@ -17,7 +17,7 @@ from ebsc.bounds import false_certificates, floor_radius
 from ebsc.errors import InputError, one_line
 from jobs.options import parse_radii
 
-__all__ = ["Entry", "Format", "Table", "read_entry", "render"]
+__all__ = ["Entry", "Format", "Table", "put", "read_entry", "render", "typeset"]
 
 Format = Literal["text", "markdown", "latex", "csv"]
 _TABULATE = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}
@@ -174,6 +174,11 @@ def render(entries: list[Entry], radii: tuple[float, ...], form: Format = "text"
         + [_floor_percent(entry.accuracy(radius), images) for radius in radii]
         for entry in entries
     ]
+    return typeset(head, body, _notes(entries, radii, rho), form)
+
+
+def typeset(head: list[str], body: list[list[str]], notes: list[str], form: Format) -> str:
+    """Any table as text, with notes below it where the form has room for them (``csv`` has none)."""
     if form == "csv":
         sink = io.StringIO()
         csv.writer(sink, lineterminator="\n").writerows([head, *body])
@@ -181,7 +186,22 @@ def render(entries: list[Entry], radii: tuple[float, ...], form: Format = "text"
     aligned = ("left", *["right"] * (len(head) - 1))
     table = tabulate(body, head, tablefmt=_TABULATE[form], disable_numparse=True, colalign=aligned)
     comment = "% " if form == "latex" else ""
-    return "\n".join([table, "", *(comment + note for note in _notes(entries, radii, rho))]) + "\n"
+    return "\n".join([table, "", *(comment + note for note in notes)]) + "\n"
+
+
+def put(text: str, out: Path | None) -> None:
+    """Print a table, or write it to a file.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        out.write_text(text)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}") from error
 
 
 def _notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[str]:
@@ -253,14 +273,7 @@ class Table:
             raise InputError(f"rho must lie in (0, 1), not {self.rho}")
         radii = parse_radii(self.radii)
         entries = common_images([read_entry(path) for path in self.rows])
-        text = render(entries, radii, self.format, self.rho)
-        if self.out is None:
-            print(text, end="")
-        else:
-            try:
-                self.out.write_text(text)
-            except OSError as error:
-                raise InputError(f"cannot write {self.out}: {error.strerror}") from error
+        put(render(entries, radii, self.format, self.rho), self.out)
         if self.plot:
             from jobs.plots import curves
 
