@@ -154,8 +154,8 @@ class Region:
 
     @classmethod
     def of(cls, problem: Problem, side: int = 81) -> "Region":
-        """The square of twice the length of mu on each side of the centre."""
-        axis = 2 * problem.length * np.linspace(-1, 1, side)
+        """A square around the centre that reaches twice as far as mu, but no further than the exact integrals do."""
+        axis = min(2 * problem.length, 25 * problem.sigma) * np.linspace(-1, 1, side)
         points = np.stack(np.meshgrid(axis, axis), -1)
         ebsc = np.stack([problem.radius(row) for row in points])  # a row at a time, for memory's sake
         return cls(problem=problem, axis=axis, plain=points @ problem.w, ebsc=ebsc)

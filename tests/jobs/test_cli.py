@@ -11,9 +11,10 @@ from jobs.demo import Demo
 from jobs.launch import Slurm
 from jobs.states import Jobs
 from jobs.tables import Table
+from jobs.theory import Theory
 from jobs.train import Train
 
-COMMANDS = {"train": Train, "certify": Certify, "table": Table, "jobs": Jobs, "demo": Demo}
+COMMANDS = {"train": Train, "certify": Certify, "table": Table, "jobs": Jobs, "theory": Theory, "demo": Demo}
 
 
 def fields(command, prefix=""):
@@ -55,7 +56,13 @@ def test_the_command_lists_its_subcommands(monkeypatch):
 
 @pytest.mark.parametrize(
     ("module", "first"),
-    [("jobs.train", "Train an"), ("jobs.certify", "Certify a"), ("jobs.tables", "Put runs"), ("jobs.demo", "Train an")],
+    [
+        ("jobs.train", "Train an"),
+        ("jobs.certify", "Certify a"),
+        ("jobs.tables", "Put runs"),
+        ("jobs.theory", "Show when"),
+        ("jobs.demo", "Train an"),
+    ],
 )
 def test_every_command_is_a_module_too(module, first, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [module, "--help"])
