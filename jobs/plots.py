@@ -64,7 +64,7 @@ def denoised(model: Ebsc, data: Dataset, path: Path, images: int = 8) -> None:
 
 def theory(rows: Sequence[Sequence[Problem]], points: Sequence[Point], region: Region, path: Path) -> None:
     """Exact radius at the mean against the angle with certificates laid over it; where in the plane denoising helps."""
-    figure = Figure(figsize=(8.5, 3.7), layout="constrained")
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     fine = np.linspace(rows[0][0].angle, rows[-1][0].angle, 61)
     for number, problem in enumerate(rows[0]):
@@ -89,7 +89,7 @@ def _plane(figure: Figure, axes: Axes, region: Region) -> None:
     """What denoising adds to the signed radius, and the boundaries of both classifiers."""
     problem, axis, most = region.problem, region.axis, max(float(np.abs(region.gain).max()), 1e-9)
     colours = LinearSegmentedColormap.from_list("gain", [_COLOURS[1], "#FFFFFF", _COLOURS[0]])
-    image = axes.contourf(axis, axis, region.gain, 20, cmap=colours, vmin=-most, vmax=most)
+    image = axes.contourf(axis, axis, region.gain, 12, cmap=colours, vmin=-most, vmax=most)
     figure.colorbar(image, ax=axes, label="signed radius: EBSC minus plain")
     names = {
         "-": (region.gain, "no change"),
