@@ -173,7 +173,7 @@ class Theory:
     Images are Gaussian around +mu or -mu with standard deviation s in every pixel, and the base classifier is
     sign(w.x). Plain smoothing certifies the margin |w.x| / |w|. The empirical Bayes smoothed classifier (EBSC) votes
     with the same w on xhat(y), and xhat knows where the classes are: the narrower they are beside the noise, the more
-    its boundary turns from w to mu, the boundary that separates them best. Only the angle between w and mu, s and sigma
+    its boundary turns from w to mu, the boundary that separates them best. Only |mu|, its angle to w, s and sigma
     matter, not the number of pixels.
 
     The table gives the exact radius at x = mu; the mean over class +1 of the signed radius, which is negative where

@@ -114,6 +114,17 @@ def test_a_mixture_in_8_bits_still_tells_its_components_apart(lower):
     assert exact.std(0).max() > 0.03
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_estimate_under_a_mixture_does_not_depend_on_its_neighbours(dtype):
+    """Bit for bit, as certificates that are the same on any number of workers need it."""
+    means = torch.rand(100, 1, 28, 28)
+    phi = GaussianMixture.of(means, 0.04 * torch.rand(100), torch.ones(100), SIGMA).to(dtype)
+    y = (means + SIGMA * torch.randn(100, 1, 28, 28)).to(dtype)
+    estimate = bayes_estimate(phi, y, SIGMA)
+    assert torch.equal(bayes_estimate(phi, y.roll(17, 0), SIGMA), estimate.roll(17, 0))
+    assert torch.equal(bayes_estimate(phi, y[:64], SIGMA), estimate[:64])
+
+
 def test_a_mixture_moves_and_is_saved_with_all_that_it_is():
     phi = mixture(torch.float32).double()
     assert {name: value.dtype for name, value in phi.state_dict().items()} == dict.fromkeys(
