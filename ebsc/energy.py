@@ -3,13 +3,14 @@
 from math import log
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ebsc.errors import InputError
 from ebsc.networks import ConvNet, UNet
 
-__all__ = ["Energy", "ResidualEnergy", "ScalarEnergy", "TwoGaussians", "build"]
+__all__ = ["Energy", "GaussianMixture", "ResidualEnergy", "ScalarEnergy", "build"]
 
 
 class Energy(nn.Module):
@@ -51,38 +52,105 @@ class ResidualEnergy(Energy):
         return (y - self.network(y)).flatten(1).square().sum(1) / (2 * self.sigma**2)
 
 
-class TwoGaussians(Energy):
-    """Exact energy when X is an equal mixture of N(+mu, s^2 I) and N(-mu, s^2 I).
+class GaussianMixture(Energy):
+    """Exact energy when X is a mixture of isotropic Gaussians, N(m_k, s_k^2 I) with weight w_k.
 
-    With v = s^2 + sigma^2, up to a constant, phi(y) = |y|^2 / (2 v) - log cosh(mu.y / v), so that with a = s^2 / v
-    the Bayes estimator is xhat(y) = a y + (1 - a) mu tanh(mu.y / v). Everything about the EBSC of a linear classifier
-    is then known exactly (`docs/method.md`, section 5).
+    Y is then a mixture of N(m_k, v_k I) with v_k = s_k^2 + sigma^2, so that in d dimensions, up to a constant,
+    phi(y) = -log sum_k exp(log w_k - d/2 log v_k - |y - m_k|^2 / (2 v_k)). With r_k(y) the posterior probability of
+    component k, the Bayes estimator is xhat(y) = sum_k r_k(y) (m_k + s_k^2 / v_k (y - m_k)). Nothing in it is trained
+    by gradients: it is given (:meth:`of`, :meth:`two_classes`) or fitted to images (:func:`ebsc.mixture.fit`).
 
-    >>> import torch
-    >>> energy = TwoGaussians(torch.ones(1, 1, 2), s=0.0, sigma=1.0)
-    >>> float(energy(torch.zeros(1, 1, 1, 2)))
-    0.0
+    Args:
+        shape: channels, height, width of an image.
+        sigma: standard deviation of the noise.
+        components: their number. Until it is given others, all of them are X = 0.
+
+    Raises:
+        InputError: no component.
     """
 
-    mu: Tensor
+    means: Tensor
+    variances: Tensor
+    log_weights: Tensor
 
-    def __init__(self, mu: Float[Tensor, "channel height width"], s: float, sigma: float) -> None:
+    def __init__(self, shape: tuple[int, int, int], sigma: float, components: int = 100) -> None:
         super().__init__()
-        self.register_buffer("mu", mu)
-        self.variance = s**2 + sigma**2
+        if components < 1:
+            raise InputError(f"components must be at least 1, not {components}")
+        self.register_buffer("means", torch.zeros(components, *shape))
+        self.register_buffer("variances", torch.zeros(components))
+        self.register_buffer("log_weights", torch.full((components,), -log(components)))
+        self.sigma = sigma
+
+    @classmethod
+    def of(
+        cls,
+        means: Float[Tensor, "component channel height width"],
+        variances: Float[Tensor, " component"],
+        weights: Float[Tensor, " component"],
+        sigma: float,
+    ) -> "GaussianMixture":
+        """The energy of a mixture, in the precision of its means.
+
+        Args:
+            means: m_k, on the scale where clean images lie in [0, 1].
+            variances: s_k^2; 0 is a point.
+            weights: w_k, all positive; their sum does not matter.
+            sigma: standard deviation of the noise.
+
+        Raises:
+            InputError: a negative variance, or a weight that is not positive.
+
+        >>> energy = GaussianMixture.of(torch.eye(2).view(2, 1, 1, 2), torch.zeros(2), torch.ones(2), sigma=0.5)
+        >>> energy(torch.tensor([0.5, 0.5]).view(1, 1, 1, 2)) < energy(torch.tensor([-1.0, 0.0]).view(1, 1, 1, 2))
+        tensor([True])
+        """
+        if not ((variances >= 0).all() and (weights > 0).all()):
+            raise InputError("variances of a mixture must not be negative, and its weights positive")
+        channels, height, width = means.shape[1:]
+        energy = cls((channels, height, width), sigma, len(means)).to(means.dtype)
+        energy.means.copy_(means)
+        energy.variances.copy_(variances)
+        energy.log_weights.copy_((weights / weights.sum()).log())
+        return energy
+
+    @classmethod
+    def two_classes(
+        cls, mu: Float[Tensor, "channel height width"], s: float, sigma: float, centre: float = 0.5
+    ) -> "GaussianMixture":
+        """X an equal mixture of N(centre + mu, s^2 I) and N(centre - mu, s^2 I).
+
+        With v = s^2 + sigma^2, a = s^2 / v and y counted from the centre, xhat(y) = a y + (1 - a) mu tanh(mu.y / v).
+        Everything about the EBSC of a linear classifier is then known exactly (:mod:`ebsc.theory`).
+
+        Args:
+            mu: half the difference of the class means. Unit: pixels on [0, 1].
+            s: standard deviation of X around its class mean.
+            sigma: standard deviation of the noise.
+            centre: half-way between the classes, a grey.
+        """
+        return cls.of(torch.stack([centre + mu, centre - mu]), mu.new_full((2,), s**2), mu.new_ones(2), sigma)
 
     def forward(self, y: Float[Tensor, "batch channel height width"]) -> Float[Tensor, " batch"]:
-        projection = (y * self.mu).flatten(1).sum(1) / self.variance
-        # log cosh t = softplus(2 t) - t - log 2, without overflow; exact to double precision from threshold 40 on
-        log_cosh = nn.functional.softplus(2 * projection, threshold=40.0) - projection - log(2.0)
-        return y.flatten(1).square().sum(1) / (2 * self.variance) - log_cosh
+        # in 8 bits the squares of a whole image, hundreds of v, would leave nothing of their differences
+        dtype = torch.promote_types(y.dtype, torch.float32)
+        with torch.autocast(y.device.type, enabled=False):
+            flat, means = y.flatten(1).to(dtype), self.means.flatten(1).to(dtype)
+            v = self.variances.to(dtype) + self.sigma**2
+            squares = flat.square().sum(1, keepdim=True) - 2 * flat @ means.T + means.square().sum(1)
+            logits = self.log_weights - flat.shape[1] / 2 * v.log() - squares / (2 * v)
+            return -logits.logsumexp(1)
 
 
-_KINDS: dict[str, type[ScalarEnergy] | type[ResidualEnergy]] = {"residual": ResidualEnergy, "scalar": ScalarEnergy}
+_KINDS: dict[str, type[ScalarEnergy] | type[ResidualEnergy] | type[GaussianMixture]] = {
+    "residual": ResidualEnergy,
+    "scalar": ScalarEnergy,
+    "mixture": GaussianMixture,
+}
 
 
 def build(kind: str, shape: tuple[int, int, int], sigma: float, **options: Any) -> Energy:
-    """An energy network by name: ``residual`` or ``scalar``.
+    """An energy by name: ``residual``, ``scalar`` or ``mixture``, before anything is learned.
 
     Raises:
         InputError: unknown name.

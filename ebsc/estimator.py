@@ -22,9 +22,9 @@ def bayes_estimate(
         y: images under noise, on the scale where clean images lie in [0, 1].
         sigma: standard deviation of the noise that phi belongs to.
 
-    >>> from ebsc.energy import TwoGaussians
-    >>> mu = torch.full((1, 1, 2), 2.0)
-    >>> bayes_estimate(TwoGaussians(mu, s=0.0, sigma=0.5), torch.ones(1, 1, 1, 2), 0.5)
+    >>> from ebsc.energy import GaussianMixture
+    >>> energy = GaussianMixture.two_classes(torch.full((1, 1, 2), 2.0), s=0.0, sigma=0.5, centre=0.0)
+    >>> bayes_estimate(energy, torch.ones(1, 1, 1, 2), 0.5)
     tensor([[[[2., 2.]]]])
     """
     # torch.func, not torch.autograd: this form compiles with fullgraph=True and can be trained through

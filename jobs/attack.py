@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
-from tabulate import tabulate
 
 from cluster import certificates
 from cluster.folder import RunFolder, read_config
@@ -31,7 +30,7 @@ from jobs.options import parse_images, parse_radii
 from jobs.plots import curves
 from jobs.progress import Reporter
 from jobs.provenance import options, provenance
-from jobs.tables import read_entry
+from jobs.tables import Entry, Format, floor_percent, read_entry, typeset
 
 __all__ = ["Attack"]
 
@@ -128,7 +127,13 @@ class Attack:
         with RunFolder(self.folder, config, "attack.parquet"):
             found, adversarial = _Siege(self, question, net, chosen, rows).run()
             _write(self.folder, rows, found, adversarial)
-        self._say(rows, found)
+            text = self._text(rows, found, "markdown")
+            write_whole(self.folder / "attack.md", text.encode())
+        print(self._text(rows, found, "text") + f"written to {self.folder}")
+        if self.plot:
+            robust, entry = _robust(rows, found), self._entry(rows)
+            shares = [(radius, float((robust > radius).mean())) for radius in self.grid]
+            curves([entry], self.plot, attacked={entry.name: shares})
 
     def _given(self, question: dict[str, Any]) -> tuple[Ebsc, Dataset]:
         """The run's model and data set, when they are the ones that it was made with."""
@@ -143,34 +148,35 @@ class Attack:
         whole = data.load(question["data"], question["split"], self.data_root)
         return net.plain() if question["plain"] else net, whole
 
-    def _say(self, rows: np.ndarray, found: np.ndarray) -> None:
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """Radii to attack at, with 0 for the images as they are."""
+        return (0.0, *parse_radii(self.radii))
+
+    def _entry(self, rows: np.ndarray) -> Entry:
+        return read_entry(self.run_folder).only(rows["index"])
+
+    def _text(self, rows: np.ndarray, found: np.ndarray, form: Format) -> str:
         """Both curves, and what happened inside certified radii."""
-        if not self.inside:
-            entry = read_entry(self.run_folder).only(rows["index"])
-            radii = (0.0, *parse_radii(self.radii))
-            robust = _robust(rows, found)
-            body = [
-                ["certified (guarantee)", *(f"{100 * entry.accuracy(radius):.1f}" for radius in radii)],
-                ["under attack (estimate)", *(f"{100 * (robust > radius).mean():.1f}" for radius in radii)],
-            ]
-            aligned = ("left", *["right"] * len(radii))
-            head = ["accuracy in per cent", *(f"r={radius:g}" for radius in radii)]
-            print(tabulate(body, head, disable_numparse=True, colalign=aligned))
-            print(
-                f"\nUnder attack: right where the prediction is so at the worst points found up to r, on {len(rows)}"
-                f" images.\nA prediction errs with probability at most {self.alpha:g}, else it abstains. Others may"
-                " find worse."
-            )
-            if self.plot:
-                shares = [(radius, float((robust > radius).mean())) for radius in radii]
-                curves([entry], self.plot, attacked={entry.name: shares})
         tried, fooled = _inside(rows, found)
         limit = false_certificates(max(tried, 1), min(2 * self.alpha, 0.5), 0.001)
-        print(
-            f"{tried:,} certified images attacked inside their certified radius: {fooled} predicted as another class"
-            f" there (alpha of certificates and predictions allows {limit})"
+        inside = (
+            f"{tried} certified images attacked inside their certified radius: {fooled} predicted as another class"
+            f" there (alpha of certificates and predictions allows {limit})."
         )
-        print(f"written to {self.folder}")
+        if self.inside:
+            return inside + "\n"
+        entry, robust, images = self._entry(rows), _robust(rows, found), len(rows)
+        certified = [floor_percent(entry.accuracy(radius), images) for radius in self.grid]
+        standing = [floor_percent(float((robust > radius).mean()), images) for radius in self.grid]
+        body = [["certified (guarantee)", *certified], ["under attack (estimate)", *standing]]
+        notes = [
+            f"Accuracy in per cent on {images} images. Under attack: right where the prediction is so at the worst"
+            " points found up to r.",
+            f"A prediction errs with probability at most {self.alpha:g}, else abstains. Another attack may find worse.",
+            inside,
+        ]
+        return typeset(["accuracy", *(f"r={radius:g}" for radius in self.grid)], body, notes, form)
 
 
 class _Siege:
@@ -208,7 +214,7 @@ class _Siege:
             stages = [rows["radius"]]
         else:
             standing = np.arange(len(rows))
-            stages = [np.full(len(rows), radius) for radius in (0.0, *parse_radii(self._attack.radii))]
+            stages = [np.full(len(rows), radius) for radius in self._attack.grid]
         parts = []
         with Reporter(f"attacking {self._attack.run_folder.name}") as reporter:
             for number, radii in enumerate(stages):

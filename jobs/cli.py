@@ -50,10 +50,12 @@ def main() -> None:
         from jobs.demo import Demo
         from jobs.geometry import Geometry
         from jobs.merge import Merge
+        from jobs.reproduce import Reproduce
         from jobs.sample import Sample
         from jobs.states import Jobs
         from jobs.status import ShowStatus
         from jobs.tables import Table
+        from jobs.theory import Theory
         from jobs.train import Train
 
         start(
@@ -62,11 +64,13 @@ def main() -> None:
                 "certify": Certify,
                 "table": Table,
                 "attack": Attack,
+                "status": ShowStatus,
+                "jobs": Jobs,
                 "merge": Merge,
                 "sample": Sample,
                 "geometry": Geometry,
-                "status": ShowStatus,
-                "jobs": Jobs,
+                "theory": Theory,
+                "reproduce": Reproduce,
                 "demo": Demo,
             }
         )

@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 
 from cluster.folder import read_config
 from ebsc import data, geometry
 from ebsc.data import Dataset, Split
 from ebsc.errors import InputError
 from ebsc.model import check_sigma
-from jobs.options import parse_images, parse_radii
-from jobs.tables import Entry, Format, floor_percent, grid, notes, read_entry
+from jobs.options import parse_images, parse_numbers, parse_radii
+from jobs.tables import Entry, Format, floor_percent, notes, put, read_entry, typeset
 
 __all__ = ["Geometry"]
 
@@ -49,12 +51,14 @@ class Geometry:
     """Seed of all draws."""
     format: Format = "text"
     """text, markdown, latex (booktabs) or csv (the two tables, with an empty line between them)."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Write here instead of to the terminal."""
     plot: Path | None = None
     """Also draw distances beside shells, and overlap against sigma: .png, .svg or .pdf."""
 
     def run(self) -> None:
-        """Print the two tables."""
-        sigmas = tuple(dict.fromkeys(parse_radii(self.sigmas, "sigmas")))
+        """Print or write the two tables."""
+        sigmas = tuple(dict.fromkeys(parse_numbers(self.sigmas, "sigmas")))
         radii = parse_radii(self.radii)
         for sigma in sigmas:
             check_sigma(sigma)
@@ -63,14 +67,14 @@ class Geometry:
         odds = geometry.kernel_margins(images, references, sigmas, indices=indices, draws=self.draws, seed=self.seed)
         other = geometry.nearest(images, references, other=True)
         right = {sigma: float((margins > 0).mean()) for sigma, margins in zip(sigmas, odds, strict=True)}
-        print(_shells(other, right, images, references, self.draws, self.format))
+        shells = _shells(other, right, images, references, self.draws, self.format)
         predicted = [
             _prediction(indices, geometry.predicted_radius(margins, sigma), sigma)
             for margins, sigma in zip(odds, sigmas, strict=True)
         ]
         most = geometry.most_certified(images, radii)
         runs = [run.only(indices) for run in runs]
-        print(_accuracies(most, predicted, runs, radii, self.draws, self.format), end="")
+        put(f"{shells}\n{_accuracies(most, predicted, runs, radii, self.draws, self.format)}", self.out)
         if self.plot:
             from jobs.plots import distances
 
@@ -130,7 +134,7 @@ def _shells(
         f"Right on y, per cent: the Bayes classifier of the training images taken as the density, on {draws} draws of"
         " noise an image. All of this is a diagnosis, no proof.",
     ]
-    return grid(head, body, form, notes)
+    return typeset(head, body, notes, form)
 
 
 def _prediction(indices: np.ndarray, radius: np.ndarray, sigma: float) -> Entry:
@@ -159,7 +163,7 @@ def _accuracies(
         f" which each radius errs by some {100 / (2 * draws) ** 0.5:.0f} per cent. An estimate: a classifier that"
         " generalises better exceeds it, and n draws certify only so far (3.8 sigma at n = 100,000, alpha = 0.001).",
     ]
-    return grid(head, body, form, words + (notes(runs, radii, rho=0.001) if runs else []))
+    return typeset(head, body, words + (notes(runs, radii, rho=0.001) if runs else []), form)
 
 
 if __name__ == "__main__":

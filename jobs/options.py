@@ -14,13 +14,18 @@ import tyro
 
 from ebsc.errors import InputError
 
-__all__ = ["command_line", "option_names", "parse_images", "parse_radii", "parse_sweep"]
+__all__ = ["command_line", "option_names", "parse_images", "parse_numbers", "parse_radii", "parse_sweep"]
 
 
-def parse_radii(text: str, what: str = "radii") -> tuple[float, ...]:
-    """Radii, or whatever ``what`` says in an error, from ``0.5``, ``0,0.5,1`` or ``start:stop:step`` (stop included).
+def parse_radii(text: str) -> tuple[float, ...]:
+    """Radii in the form of :func:`parse_numbers`."""
+    return parse_numbers(text, "radii")
 
-    >>> parse_radii("0:1:0.25")
+
+def parse_numbers(text: str, name: str) -> tuple[float, ...]:
+    """Numbers from ``0.5``, ``0,0.5,1`` or ``start:stop:step`` (stop included); ``name`` says what they are.
+
+    >>> parse_numbers("0:1:0.25", "radii")
     (0.0, 0.25, 0.5, 0.75, 1.0)
 
     Raises:
@@ -36,7 +41,7 @@ def parse_radii(text: str, what: str = "radii") -> tuple[float, ...]:
             raise ValueError
         return tuple(radii.round(9).tolist())
     except (ValueError, ArithmeticError):
-        raise InputError(f"{what} {text!r}: give numbers >= 0 as 0.5, as 0,0.5,1 or as start:stop:step") from None
+        raise InputError(f"{name} {text!r}: give numbers >= 0 as 0.5, as 0,0.5,1 or as start:stop:step") from None
 
 
 def parse_images(text: str, length: int) -> np.ndarray:

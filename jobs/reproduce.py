@@ -80,9 +80,7 @@ def _mnist(*, full: bool) -> Budget:
         return Budget(
             epsilons=(0.5, 1.0, 1.5, 2.0),
             energy=Schedule(steps=60_000, batch=128, precision=precision, compile=True),
-            learned=Schedule(
-                steps=21_000, batch=256, learning_rate=1e-3, clip=1.0, precision=precision, compile=True
-            ),
+            learned=Schedule(steps=21_000, batch=256, learning_rate=1e-3, clip=1.0, precision=precision, compile=True),
             baseline=Schedule(steps=21_000, batch=256, learning_rate=1e-3, clip=1.0, precision=precision),
             draws=8,
             steps=10,
@@ -147,10 +145,10 @@ class _Step:
 class Reproduce:
     """Tell the story of Saremi & Srivastava (2020) on a data set, from data to tables and figures.
 
-    Plug-in EBSC: energies at several sigmas, each with a linear classifier; plain smoothing of the same. Learned EBSC at
-    several epsilons; the same classifier without a denoiser, under noise and under attack. The envelope over sigma, the
-    empirical curve beside the certified one, walk-jump, the theory of the two-class linear case, the geometry. Every step
-    is an `ebsc` command, printed before it runs; story.md puts all together. Interrupted, it goes on.
+    Plug-in EBSC: energies at several sigmas, each with a linear classifier; plain smoothing of the same. Learned EBSC
+    at several epsilons; the same classifier without a denoiser, under noise and under attack. The envelope over sigma,
+    the empirical curve beside the certified one, walk-jump, the theory of the two-class linear case, the geometry.
+    Every step is an `ebsc` command, printed before it runs; story.md puts all together. Interrupted, it goes on.
 
     The paper's architectures, schedules and numbers of draws are not known to us (only its abstract is at hand): those
     here are ours, or those of published logs where there are such.
@@ -264,7 +262,9 @@ class Reproduce:
         for epsilon in plan.epsilons:
             name = f"learned-{plan.middle:g}-epsilon-{epsilon:g}"
             start = folder / "models" / f"plug-in-{plan.middle:g}"
-            title = f"Learn the EBSC, XHAT({epsilon:g}): energy and {plan.classifier} jointly, under attack through xhat"
+            title = (
+                f"Learn the EBSC, XHAT({epsilon:g}): energy and {plan.classifier} jointly, under attack through xhat"
+            )
             options = {"epsilon": epsilon, "joint": True, "denoising": 1.0, "start_from": start}
             yield trained(title, name, **adversarial, **options)
             yield certified("learned", name, folder / "models" / name)
@@ -285,9 +285,14 @@ class Reproduce:
         for title, name, rows in (
             ("Plug-in EBSC and plain smoothing of the same linear classifier", "plug-in", [*plain, *runs["plug-in"]]),
             ("Learned EBSC and baselines", "learned", [*runs["baseline"], *runs["learned"]]),
-            ("One step and walk-jump, at equal network evaluations", "walk-jump", [
-                folder / "runs" / f"plug-in-{plan.middle:g}", folder / "runs" / walked,
-            ]),
+            (
+                "One step and walk-jump, at equal network evaluations",
+                "walk-jump",
+                [
+                    folder / "runs" / f"plug-in-{plan.middle:g}",
+                    folder / "runs" / walked,
+                ],
+            ),
             ("The envelope over sigma and epsilon", "envelope", [*runs["plug-in"], *runs["learned"]]),
         ):
             made = replace(

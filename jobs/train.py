@@ -13,10 +13,11 @@ import tyro
 from torch import nn
 
 from cluster.folder import RunFolder, clear, read_config
-from ebsc import data, model, training
+from ebsc import data, mixture, model, training
 from ebsc.data import Dataset
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
+from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc, ModelSpec
 from ebsc.objectives import check, hyperparameters, learned
 from ebsc.training import Schedule
@@ -37,8 +38,9 @@ class Train:
     """Train an empirical Bayes smoothed classifier and write a model folder.
 
     First the energy phi of the smoothed density, by least squares: E|x - xhat(x + sigma eps)|^2 with
-    xhat(y) = y - sigma^2 grad phi(y). Then the classifier: on clean images (plug-in), or on xhat under noise and attack
-    (learned), alone or jointly with the energy. `ebsc certify` votes with both.
+    xhat(y) = y - sigma^2 grad phi(y); or in closed form, that of a mixture of Gaussians fitted to the images. Then the
+    classifier: on clean images (plug-in), or on xhat under noise and attack (learned), alone or jointly with the
+    energy. `ebsc certify` votes with both.
 
     Interrupted in any way, the same command goes on where it stopped and ends with the same weights. With
     --cluster slurm it is a SLURM job that survives preemption, time limits and lost nodes; --sweep makes it an array.
@@ -59,11 +61,14 @@ class Train:
     """Replace a model that is already there."""
     sigma: float = 0.5
     """Standard deviation of the noise, on the scale where pixels lie in [0, 1]."""
-    denoiser: Literal["residual", "scalar", "network", "none"] = "residual"
-    """residual: phi = |y - h(y)|^2 / (2 sigma^2); scalar: a network with one output; network: no energy, plain
-    regression of the clean image; none: plain smoothing."""
+    denoiser: Literal["residual", "scalar", "mixture", "network", "none"] = "residual"
+    """residual: phi = |y - h(y)|^2 / (2 sigma^2); scalar: a network with one output; mixture: Gaussians fitted to the
+    clean images, whose energy under noise is known exactly; network: no energy, plain regression of the clean image;
+    none: plain smoothing."""
     width: int = 32
     """Channels of the denoiser's network."""
+    components: int = 100
+    """Gaussians of a mixture."""
     classifier: Literal["linear", "lenet", "resnet"] = "linear"
     """Base classifier."""
     start_from: Path | None = None
@@ -119,8 +124,8 @@ class Train:
             raise InputError("epsilon is given twice, by --epsilon and by --hyper")
         if self.objective != "clean":
             hyperparameters(self.objective, self._hyper)
-        if self.denoiser == "none" and (self.joint or self.denoising):
-            raise InputError("joint and denoising need a denoiser")
+        if self.denoiser in ("none", "mixture") and (self.joint or self.denoising):
+            raise InputError("joint and denoising need a denoiser with weights to train: residual, scalar or network")
 
     def run(self) -> None:
         """Train here, or hand the job or the sweep to a cluster."""
@@ -183,7 +188,9 @@ class Train:
     def _parts(self, fitting: Fitting) -> None:
         """The energy, then the classifier or both."""
         net, levels = fitting.net, fitting.train.levels
-        if self.denoiser != "none" and not self.start_from:
+        if self.denoiser == "mixture" and not self.start_from:
+            net.denoiser = self._mixture(fitting.train)
+        elif self.denoiser != "none" and not self.start_from:
             net.classifier.requires_grad_(False)
             fitting.part(
                 "energy", f"{self.denoiser} denoiser", training.denoising(net, levels, self.energy.compile), self.energy
@@ -205,6 +212,13 @@ class Train:
             **self._hyper,
         )
         fitting.part("head", f"{title} by {self.objective}", objective, self.head, pick=fitting.held is not None)
+
+    def _mixture(self, train: Dataset) -> EmpiricalBayes:
+        started = time.monotonic()
+        energy = mixture.fit(train, self.components, self.sigma, seed=self.energy.seed)
+        if is_main():
+            print(f"mixture of {self.components} Gaussians fitted in {time.monotonic() - started:.1f} s")
+        return EmpiricalBayes(energy, self.sigma)
 
     @property
     def _hyper(self) -> dict[str, float]:
@@ -231,12 +245,15 @@ class Train:
         return whole.take(np.sort(order[count:])), whole.take(np.sort(order[:count]))
 
     def _build(self, train: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> tuple[ModelSpec, Ebsc]:
+        if self.denoiser == "mixture":
+            mixture.check(self.components, train)
+        sizes: dict[str, dict[str, int]] = {"none": {}, "mixture": {"components": self.components}}
         spec = ModelSpec(
             sigma=self.sigma,
             shape=train.shape,
             n_classes=train.n_classes,
             levels=train.levels,
-            denoiser={"kind": self.denoiser} | ({} if self.denoiser == "none" else {"width": self.width}),
+            denoiser={"kind": self.denoiser} | sizes.get(self.denoiser, {"width": self.width}),
             classifier={"kind": self.classifier},
         )
         torch.manual_seed(self.energy.seed)
@@ -256,6 +273,8 @@ class Train:
     def _question(self, whole: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> dict[str, Any]:
         """All that decides the weights."""
         here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "token", "start_from"}
+        if self.denoiser != "mixture":
+            here.add("components")
         decides = {key: value for key, value in options(self).items() if key not in here}
         origin = start[1].sha256 if start else None
         return decides | {"checksum": whole.checksum, "looks": self.watch.looks, "start_from": origin}

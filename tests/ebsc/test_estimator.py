@@ -6,7 +6,7 @@ import torch
 from weights import with_random_weights
 
 from ebsc import energy
-from ebsc.energy import TwoGaussians
+from ebsc.energy import GaussianMixture
 from ebsc.estimator import EmpiricalBayes, bayes_estimate
 
 SIGMA = 0.5
@@ -19,7 +19,8 @@ def test_it_is_the_closed_form_for_two_gaussians(shape, s):
     a, v = s**2 / (s**2 + SIGMA**2), s**2 + SIGMA**2
     t = (y * mu).flatten(1).sum(1)
     expected = a * y + (1 - a) * mu * torch.tanh(t / v)[:, None, None, None]
-    torch.testing.assert_close(bayes_estimate(TwoGaussians(mu, s, SIGMA), y, SIGMA), expected, rtol=0, atol=1e-12)
+    phi = GaussianMixture.two_classes(mu, s, SIGMA, centre=0.0)
+    torch.testing.assert_close(bayes_estimate(phi, y, SIGMA), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 11)])
@@ -97,6 +98,13 @@ for kind in ("residual", "scalar"):
     for one, other in zip(gradients, expected):
         if other is not None:
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+mu = torch.randn(1, 8, 8)
+mixture = EmpiricalBayes(energy.GaussianMixture.two_classes(mu, 0.3, 0.5), 0.5)
+compiled = torch.compile(mixture, fullgraph=True, backend="aot_eager")
+torch.testing.assert_close(compiled(y), mixture(y))
+inputs = y.requires_grad_()
+one, other = (torch.autograd.grad(net(inputs).square().sum(), inputs)[0] for net in (compiled, mixture))
+torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 print("equal")
 """
 

@@ -9,7 +9,9 @@ import safetensors.torch
 import torch
 
 from ebsc import model
+from ebsc.energy import GaussianMixture
 from ebsc.errors import InputError
+from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc, ModelSpec
 
 SHAPE = (1, 8, 8)
@@ -52,6 +54,19 @@ def test_a_model_is_read_back_bit_for_bit(tmp_path, denoiser, classifier):
     y = torch.randn(2, *SHAPE)
     assert torch.equal(net.eval()(y), again(y))
     assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_a_mixture_is_read_back_with_its_numbers(tmp_path):
+    the_spec = spec(denoiser={"kind": "mixture", "components": 3})
+    net = model.build(the_spec)
+    mixture = GaussianMixture.of(torch.rand(3, *SHAPE), torch.rand(3), torch.rand(3) + 0.1, the_spec.sigma)
+    net.denoiser = EmpiricalBayes(mixture, the_spec.sigma)
+    model.save(tmp_path, net, the_spec)
+    again, its_spec = model.load(tmp_path)
+    assert its_spec.denoiser == {"kind": "mixture", "components": 3}
+    y = torch.randn(2, *SHAPE)
+    assert torch.equal(again(y), net.eval()(y))
+    assert not torch.equal(again(y), model.build(the_spec)(y))
 
 
 def test_a_model_is_replaced_by_another(tmp_path):
@@ -252,6 +267,9 @@ def test_what_is_no_specification_is_refused(changes):
         ({"classifier": {"kind": "lenet"}}, "16 x 16"),
         ({"classifier": {"kind": "vgg"}}, "vgg"),
         ({"denoiser": {"kind": "cubic"}}, "cubic"),
+        ({"denoiser": {"kind": "mixture", "components": 0}}, "components must be at least 1, not 0"),
+        ({"denoiser": {"kind": "mixture", "components": "many"}}, "not a model specification"),
+        ({"denoiser": {"kind": "mixture", "width": 4}}, "width"),
     ],
 )
 def test_what_cannot_be_built_is_refused(changes, message):

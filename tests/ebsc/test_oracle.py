@@ -1,41 +1,27 @@
 """The whole pipeline, from pixels to certificates, against exact answers: two Gaussian classes and a linear classifier.
 
-Images are centred on grey, 1/2: the energy is that of :class:`TwoGaussians` on y - 1/2, and so is the classifier. The
-exact probability is for Gaussian noise; what is run rounds it to multiples of 1/4080, less than a thousandth of sigma,
-with mean 0, so that probabilities differ by about 1e-7: far below what any of these tests can see.
+Images are centred on grey, 1/2. The exact probability is for Gaussian noise; what is run rounds it to multiples of
+1/4080, less than a thousandth of sigma, with mean 0, so that probabilities differ by about 1e-7: far below what any of
+these tests can see.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
-from torch import nn
 
 from ebsc.bounds import clopper_pearson_lower
 from ebsc.budgets import Budget, Fixed, Sequential
 from ebsc.campaign import Campaign
-from ebsc.classifier import Linear
-from ebsc.energy import Energy, TwoGaussians
-from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc
-from ebsc.theory import exact_radius, margin, probability
+from ebsc.theory import exact_model, exact_radius, margin, probability
 from ebsc.votes import Voter
 
 SIGMA = 0.4
 LEVELS = 255
 ALPHA = 0.05
 ROWS = 1000
-
-
-class Centred(Energy):
-    def __init__(self, energy: Energy) -> None:
-        super().__init__()
-        self.energy = energy
-
-    def forward(self, y):
-        return self.energy(y - 0.5)
 
 
 class Problem(NamedTuple):
@@ -50,12 +36,12 @@ class Problem(NamedTuple):
 
     @property
     def truth(self) -> tuple[float, ...]:
-        p = probability(self.x, self.w, self.mu, self.s, SIGMA)
+        p = float(probability(self.x, self.w, self.mu, self.s, SIGMA))
         return 1 - p, p
 
     @property
     def radius(self) -> float:
-        return exact_radius(self.x, self.w, self.mu, self.s, SIGMA)
+        return float(exact_radius(self.x, self.w, self.mu, self.s, SIGMA))
 
 
 def problem(shape: tuple[int, int, int], s: float = 0.25) -> Problem:
@@ -67,12 +53,7 @@ def problem(shape: tuple[int, int, int], s: float = 0.25) -> Problem:
     mu = mu.astype(np.float32).astype(np.float64)
     w = (mu / np.linalg.norm(mu) + across / np.linalg.norm(across)).astype(np.float32).astype(np.float64)
     image = np.rint((mu + 0.5) * LEVELS).astype(np.uint8).reshape(shape)
-    classifier = Linear(shape, 2)
-    nn.init.zeros_(classifier.map.weight)
-    classifier.map.weight.data[1] = torch.from_numpy(w)
-    classifier.map.bias.data = torch.tensor([0.0, -w.sum() / 2])
-    energy = Centred(TwoGaussians(torch.from_numpy(mu).float().view(shape), s, SIGMA))
-    model = Ebsc(EmpiricalBayes(energy, SIGMA), classifier, SIGMA)
+    model = exact_model(w, mu, s, SIGMA, shape)
     return Problem(image, image.ravel() / LEVELS - 0.5, w, mu, s, model)
 
 

@@ -290,6 +290,11 @@ CASES["train_in_reverse"] = lambda place: train(place, "--head.learning-rate=-1"
 CASES["train_with_a_bad_average"] = lambda place: train(place, "--energy.ema", 1), "ema"
 
 
+for value in (0, -1, 1438):
+    CASES[f"mixture_of_{value}"] = (
+        lambda place, value=value: train(place, "--denoiser", "mixture", f"--components={value}"),
+        "components must lie between 1 and 1437, the images",
+    )
 for value in ("0", "-0.5", "nan", "inf"):
     words = ("--objective", "smoothadv", f"--epsilon={value}")
     CASES[f"epsilon_{value}"] = lambda place, words=words: train(place, *words), "epsilon must be a positive number"
@@ -305,6 +310,7 @@ learn("attack_on_clean_images", NEED, "--epsilon", 1, objective="clean")
 learn("denoising_on_clean_images", NEED, "--denoising", 1, objective="clean")
 learn("hyperparameters_on_clean_images", NEED, "--hyper", "steps", 5, objective="clean")
 learn("joint_without_a_denoiser", "need a denoiser", "--joint", "--denoiser", "none")
+learn("joint_with_a_mixture", "need a denoiser with weights to train", "--joint", "--denoiser", "mixture")
 learn("unknown_hyperparameter", "smoothadv has no 'colour': it has epsilon, steps", "--hyper", "colour", 1)
 learn("hyperparameter_of_another", "no 'weight': it has no hyper", "--hyper", "weight", 1, objective="gaussian")
 learn("attack_of_another", "gaussian has no 'epsilon'", "--epsilon", 1, objective="gaussian")
@@ -507,6 +513,30 @@ def geometry_beside_runs_of_other_images(place):
 @case("two classes are needed")
 def geometry_of_one_class(place):
     return ["geometry", "--data", npz(place, np.zeros((3, 8, 8), dtype=np.uint8))]
+
+
+# -- theory ---------------------------------------------------------------------------------------------------------
+
+
+def theory(name, message, *words):
+    CASES[name] = lambda place: ["theory", "--n", 100, "--s", 0, "--angles", 30, "--out", os.devnull, *words], message
+
+
+theory("theory_without_noise", "sigma must be a positive", "--sigma", 0)
+theory("theory_of_negative_classes", "s '-1': give numbers >= 0", "--s=-1")
+theory("theory_of_no_angle", "angles 'x': give numbers >= 0", "--angles", "x")
+theory("theory_of_a_right_angle", r"angles .* \[0, 90\)", "--angles", "0:90:30")
+theory("theory_of_a_region_at_a_right_angle", r"angles .* \[0, 90\)", "--region-angle", 90)
+theory("theory_of_a_region_of_nothing", "region_s must be a number", "--region-s", "nan")
+theory("theory_with_a_mean_off_the_pixels", "up to 4, not 4.5", "--length", 4.5)
+theory("theory_without_a_mean", "above 0 and up to 4, not 0", "--length", 0)
+theory("theory_of_one_pixel", "side must be at least 2", "--side", 1)
+theory("theory_with_too_few_draws", "n must be at least", "--n", 50)
+theory("theory_with_a_bad_alpha", "alpha must lie in", "--alpha", 1)
+theory("theory_with_a_negative_seed", "seed must not be negative", "--seed=-1")
+theory("theory_out_of_reach", "at most 36 sigma", "--sigma", 0.01)
+theory("theory_into_no_folder", "cannot write", "--out", "nowhere/table.txt")
+theory("theory_drawn_in_an_unknown_format", "cannot write the figure", "--plot", "figure.xyz")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from jobs.geometry import Geometry
 from jobs.sample import Sample
 from jobs.states import Jobs
 from jobs.tables import Table
+from jobs.theory import Theory
 from jobs.train import Train
 
 COMMANDS = {
@@ -25,6 +26,7 @@ COMMANDS = {
     "attack": Attack,
     "sample": Sample,
     "geometry": Geometry,
+    "theory": Theory,
     "jobs": Jobs,
     "demo": Demo,
 }

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from cluster.folder import RunFolder, read_config
 from ebsc import data, model, training
 from ebsc.errors import RunError
 from ebsc.validation import Quick
+from jobs.tables import read_entry
 from jobs.train import Train
 
 QUICK = ["--energy.steps", 30, "--energy.warmup", 3, "--head.steps", 100, "--head.learning-rate", 0.01, "--width", 4]
@@ -199,6 +201,56 @@ def test_every_denoiser_can_be_trained_and_certified(tmp_path, denoiser):
     )
     assert result.status == 0
     assert len(tiny.columns(tmp_path / "run")["index"]) == 2
+
+
+MIXTURE = [
+    "--denoiser",
+    "mixture",
+    "--components",
+    40,
+    "--sigma",
+    0.25,
+    "--head.steps",
+    300,
+    "--head.learning-rate",
+    0.01,
+]
+
+
+def test_a_mixture_is_fitted_and_certifies_better_than_plain_smoothing(tmp_path):
+    result = tiny.cli("train", *MIXTURE, "-o", tmp_path / "m")
+    assert result.status == 0, result.err
+    assert re.match(r"mixture of 40 Gaussians fitted in \d+\.\d s\n", result.out)
+    net, spec = model.load(tmp_path / "m")
+    assert spec.denoiser == {"kind": "mixture", "components": 40}
+    assert {line["part"] for line in tiny.metrics(tmp_path / "m")} == {"head"}
+    assert training.denoising_error(net.denoiser, data.load("digits", "test"), 0.25) < 0.4 * 0.25**2
+    certify = ["certify", tmp_path / "m", "--workers", 0, "--images", "::12", "--n", 400, "--budget", "fixed"]
+    for words in (["-o", tmp_path / "ebsc"], ["-o", tmp_path / "plain", "--plain"]):
+        assert tiny.cli(*certify, *words).status == 0
+    ebsc, plain = (read_entry(tmp_path / name) for name in ("ebsc", "plain"))
+    assert ebsc.acr > 1.1 * plain.acr > 0.1
+
+
+def test_a_mixture_is_fitted_again_when_interrupted_and_serves_what_starts_from_it(tmp_path):
+    with tiny.after(100), pytest.raises(tiny.Stopped):
+        tiny.cli("train", *MIXTURE, "--watch.save", 0, "-o", tmp_path / "m")
+    assert tiny.cli("train", *MIXTURE, "-o", tmp_path / "m").status == 0
+    assert tiny.cli("train", *MIXTURE, "-o", tmp_path / "undisturbed").status == 0
+    assert weights(tmp_path / "m") == weights(tmp_path / "undisturbed")
+    words = ["--objective", "gaussian", "--draws", 2, "--start-from", tmp_path / "m", "--head.steps", 4]
+    result = tiny.cli("train", *MIXTURE, *words, "-o", tmp_path / "learned")
+    assert result.status == 0, result.err
+    assert "Gaussians fitted" not in result.out
+    given, learned = (model.load(tmp_path / name)[0] for name in ("m", "learned"))
+    for one, other in zip(given.denoiser.buffers(), learned.denoiser.buffers(), strict=True):
+        assert torch.equal(one, other)
+    assert not same(given.classifier, learned.classifier)
+
+
+def test_only_of_a_mixture_is_the_number_of_components_part_of_the_configuration(trained):
+    assert "components" not in read_config(trained[0])["question"]
+    assert Train(denoiser="mixture", components=7)._question(data.load("digits", "train"), None)["components"] == 7
 
 
 def test_a_loss_that_is_no_number_is_said_and_no_model_is_written(tmp_path):
