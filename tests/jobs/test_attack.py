@@ -41,7 +41,7 @@ def test_it_prints_both_curves(attacked):
     )
     rows = certificates.read(place.run)
     right = certificates.correct(rows)
-    assert certified == [pytest.approx(100 * (right & (rows["radius"] >= r)).mean(), abs=0.06) for r in (0, 0.2, 2)]
+    assert certified == [pytest.approx(100 * (right & (rows["radius"] >= r)).mean(), abs=0.1) for r in (0, 0.2, 2)]
     assert all(lower <= upper for lower, upper in zip(certified, robust, strict=True))
     assert robust[0] >= robust[1] >= robust[2]
     assert robust[2] == 0  # nothing in 8 x 8 pixels withstands a change of length 2

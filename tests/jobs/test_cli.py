@@ -13,6 +13,7 @@ from jobs.attack import Attack
 from jobs.certify import Certify
 from jobs.demo import Demo
 from jobs.geometry import Geometry
+from jobs.reproduce import Reproduce
 from jobs.sample import Sample
 from jobs.states import Jobs
 from jobs.tables import Table
@@ -27,6 +28,7 @@ COMMANDS = {
     "sample": Sample,
     "geometry": Geometry,
     "theory": Theory,
+    "reproduce": Reproduce,
     "jobs": Jobs,
     "demo": Demo,
 }
