@@ -193,14 +193,18 @@ def processes(mark: str) -> dict[int, str]:
 
 
 def kill(rng: random.Random, marks: set[str]) -> str:
-    """SIGKILL a process of a random kind; says of which, or nothing when there is none yet."""
-    kind = rng.choice(list(KINDS))
-    found = {pid: words for mark in sorted(marks) for pid, words in processes(mark).items()}
-    victims = [pid for pid, words in found.items() if KINDS[kind] in words and "nsenter" not in words]
+    """SIGKILL a process of a random kind, of those that there are; says of which, or nothing when there is none."""
+    victims: dict[str, list[int]] = {}
+    for mark in sorted(marks):
+        for pid, words in processes(mark).items():
+            for kind, sign in KINDS.items():
+                if sign in words and "nsenter" not in words:
+                    victims.setdefault(kind, []).append(pid)
     if not victims:
         return ""
+    kind = rng.choice(sorted(victims))
     try:
-        os.kill(rng.choice(victims), signal.SIGKILL)
+        os.kill(rng.choice(victims[kind]), signal.SIGKILL)
     except ProcessLookupError:
         return ""
     return kind

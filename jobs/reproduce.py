@@ -315,7 +315,9 @@ class Reproduce:
             plot=folder / "attack.png",
         )
         yield _Step("The empirical curve of the learned EBSC, beside the certified one", attack)
-        theory = Theory(sigma=plan.middle, out=folder / "theory.md", format="markdown", plot=folder / "theory.png")
+        theory = Theory(
+            sigma=plan.middle, n=plan.n, out=folder / "theory.md", format="markdown", plot=folder / "theory.png"
+        )
         yield _Step("The two-class linear case, exactly", theory, folder / "theory.md")
         sigmas, chosen = ",".join(f"{sigma:g}" for sigma in plan.sigmas), (*runs["plug-in"], *runs["learned"])
         geometry = Geometry(

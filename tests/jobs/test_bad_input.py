@@ -539,6 +539,12 @@ theory("theory_into_no_folder", "cannot write", "--out", "nowhere/table.txt")
 theory("theory_drawn_in_an_unknown_format", "cannot write the figure", "--plot", "figure.xyz")
 
 
+CASES["reproduce_beside_a_log_that_is_not_there"] = (
+    lambda place: ["reproduce", "digits", "--peers", "nowhere.tsv"],
+    "no such log",
+)
+
+
 @pytest.fixture
 def offline(monkeypatch):
     def refuse(*args, **kwargs):
