@@ -4,6 +4,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil, inf
 
 import numpy as np
 
@@ -23,8 +24,12 @@ FIRST_UNIT = 1024
 ESTIMATE_EVERY = 5.0
 """Seconds between estimates of the draws to come, which cost some tens of milliseconds."""
 
-LONGEST_ROUND, ROUND_PER_WORKER = 0.25, 1.5e-4
-"""Seconds in which the driver collects replies before it acts on them: at most, and for each worker."""
+LONGEST_ROUND, ROUND_PER_WORKER, HASTE = 0.25, 2.5e-4, 0.4
+"""Seconds in which the driver collects replies before it acts on them: at most, and for each worker; and the part of
+them that is left when there is nothing to give out, so that workers wait for what the replies lead to."""
+
+LAST_UNITS = 8
+"""A unit is at most one in so many of a worker's share of all that is left: a slow one cannot hold up the rest."""
 
 STRAGGLER, SHORT = 2.0, 1.0
 """An idle worker with nothing else to do takes over a unit that is out for this many times what it would need; units
@@ -102,7 +107,7 @@ class Driver:
         self._note = ""
         self._speed: dict[int, float] = {}
         self._batch: dict[int, int] = {}
-        self._goal, self._estimated = 0, float("-inf")
+        self._goal, self._estimated = inf, -inf
         self._seconds = np.zeros(len(campaign.labels))
 
     def run(self) -> None:
@@ -124,7 +129,9 @@ class Driver:
     @property
     def _settle(self) -> float:
         """Seconds to wait for more replies, which are merged in one vectorised call; each worker has a unit waiting."""
-        return min(LONGEST_ROUND, ROUND_PER_WORKER * len(self.pool))
+        workers = max(1, len(self.pool))
+        plenty = min(1.0, self.campaign.queued / (workers * FIRST_UNIT))
+        return min(LONGEST_ROUND, ROUND_PER_WORKER * workers) * max(HASTE, plenty)
 
     def _status(self, rate: float) -> Status:
         campaign = self.campaign
@@ -156,7 +163,8 @@ class Driver:
 
     def _fresh(self, worker: int) -> Unit | None:
         """A new unit of about UNIT_SECONDS on this worker, or less when there is not enough work to go round."""
-        share = -(-self.campaign.queued // max(1, len(self.pool)))
+        left = min(self.campaign.queued, max(self._goal - self.campaign.draws, 0) / LAST_UNITS)
+        share = ceil(left / max(1, len(self.pool)))
         size = int(self._speed.get(worker, FIRST_UNIT / UNIT_SECONDS) * UNIT_SECONDS)
         return next(iter(self.campaign.next_units(min(size, max(share, FIRST_UNIT)), limit=1)), None)
 
