@@ -195,7 +195,7 @@ def test_any_course_of_faults_and_restarts_ends_with_the_same_certificates(scrip
 
 def test_units_take_about_as_long_on_slow_and_on_fast_workers(tmp_path):
     pool = Pool(2, speed=lambda worker: [20_000.0, 2_000.0][worker])
-    certify(tmp_path, pool, Fixed(n=10_000), images=80)
+    certify(tmp_path, pool, Fixed(n=10_000), images=400)
     for worker, seconds in ((0, 20_000), (1, 2_000)):
         largest = max(unit.draws for who, unit in pool.sent if who == worker)
         assert 0.9 * UNIT_SECONDS * seconds < largest <= UNIT_SECONDS * seconds
