@@ -4,7 +4,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,14 +124,14 @@ class Attack:
         asked |= {name: getattr(self, name) for name in ("n", "alpha", "seed", "batch", "precision", "compile")}
         config = {"question": asked, "options": options(self), "provenance": provenance()}
         with RunFolder(self.folder, config, "attack.parquet"):
-            found, adversarial = _Siege(self, question, net, chosen, rows).run()
+            found, adversarial = _Evaluation(self, question, net, chosen, rows).run()
             _write(self.folder, rows, found, adversarial)
             text = self._text(rows, found, "markdown")
             write_whole(self.folder / "attack.md", text.encode())
         print(self._text(rows, found, "text") + f"written to {self.folder}")
         if self.plot:
-            robust, entry = _robust(rows, found), self._entry(rows)
-            shares = [(radius, float((robust > radius).mean())) for radius in self.grid]
+            entry = self._entry(rows)
+            shares = list(zip(self.grid, self._standing(rows, found)[0], strict=True))
             curves([entry], self.plot, attacked={entry.name: shares})
 
     def _given(self, question: dict[str, Any]) -> tuple[Ebsc, Dataset]:
@@ -156,6 +155,13 @@ class Attack:
     def _entry(self, rows: np.ndarray) -> Entry:
         return read_entry(self.run_folder).only(rows["index"])
 
+    def _standing(self, rows: np.ndarray, found: np.ndarray) -> tuple[list[float], list[float]]:
+        """Shares of images that are right up to each radius of the grid, and of those that abstain by then."""
+        fallen = _fallen(rows, found)
+        by_then = [fallen[fallen["radius"] <= radius] for radius in self.grid]
+        standing = [1 - len(some) / len(rows) for some in by_then]
+        return standing, [float((~some["certain"]).sum() / len(rows)) for some in by_then]
+
     def _text(self, rows: np.ndarray, found: np.ndarray, form: Format) -> str:
         """Both curves, and what happened inside certified radii."""
         tried, fooled = _inside(rows, found)
@@ -166,10 +172,12 @@ class Attack:
         )
         if self.inside:
             return inside + "\n"
-        entry, robust, images = self._entry(rows), _robust(rows, found), len(rows)
-        certified = [floor_percent(entry.accuracy(radius), images) for radius in self.grid]
-        standing = [floor_percent(float((robust > radius).mean()), images) for radius in self.grid]
-        body = [["certified (guarantee)", *certified], ["under attack (estimate)", *standing]]
+        images = len(rows)
+        shares = [self._entry(rows).accuracy(radius) for radius in self.grid], *self._standing(rows, found)
+        names = "certified (guarantee)", "under attack (estimate)", "abstains under attack"
+        body = [
+            [name, *(floor_percent(share, images) for share in row)] for name, row in zip(names, shares, strict=True)
+        ]
         notes = [
             f"Accuracy in per cent on {images} images. Under attack: right where the prediction is so at the worst"
             " points found up to r.",
@@ -179,7 +187,7 @@ class Attack:
         return typeset(["accuracy", *(f"r={radius:g}" for radius in self.grid)], body, notes, form)
 
 
-class _Siege:
+class _Evaluation:
     """One attack on a run: stage after stage, a stage being one radius, or each image's own."""
 
     def __init__(self, attack: Attack, question: dict[str, Any], net: Ebsc, chosen: Dataset, rows: np.ndarray) -> None:
@@ -276,12 +284,9 @@ def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
     return np.concatenate(found), np.concatenate(images)
 
 
-def _robust(rows: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """The radius at which each image fell; infinite where it never did, shape (N,)."""
-    robust = np.full(len(rows), inf)
-    fell = found[~(found["certain"] & (found["predicted"] == rows["label"][found["row"]]))]
-    robust[fell["row"]] = fell["radius"]
-    return robust
+def _fallen(rows: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """What was found on the images that are not predicted rightly any more; no image is attacked after that."""
+    return found[~(found["certain"] & (found["predicted"] == rows["label"][found["row"]]))]
 
 
 def _inside(rows: np.ndarray, found: np.ndarray) -> tuple[int, int]:

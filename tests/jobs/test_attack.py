@@ -11,7 +11,7 @@ import tiny
 from cluster import certificates
 from ebsc import data
 from ebsc.attack import Attacker, distances
-from jobs.attack import FOUND, _inside, _robust
+from jobs.attack import FOUND, _fallen, _inside
 
 QUICK = ["--steps", 3, "--draws", 4, "--n", 500]
 
@@ -44,6 +44,8 @@ def test_it_prints_both_curves(attacked):
     assert certified == [pytest.approx(100 * (right & (rows["radius"] >= r)).mean(), abs=0.1) for r in (0, 0.2, 2)]
     assert all(lower <= upper for lower, upper in zip(certified, robust, strict=True))
     assert robust[0] >= robust[1] >= robust[2]
+    abstains = [float(word) for word in lines["abstains under attack"] if word]
+    assert all(standing + some <= 100 for standing, some in zip(robust, abstains, strict=True))
     assert robust[2] == 0  # nothing in 8 x 8 pixels withstands a change of length 2
     assert (place.folder / "curve.png").stat().st_size > 10_000
 
@@ -128,6 +130,5 @@ def test_what_counts_as_inside_and_as_fallen():
     )
     assert _inside(rows, lines) == (2, 1)
     assert _inside(rows, lines[[0, 2, 3]]) == (1, 0)
-    np.testing.assert_array_equal(_robust(rows, lines[:1]), [np.inf] * 3)
-    np.testing.assert_array_equal(_robust(rows, lines[1:2]), [0.5, np.inf, np.inf])
-    np.testing.assert_array_equal(_robust(rows, lines[3:]), [np.inf, 0.4, 1])
+    assert len(_fallen(rows, lines[:1])) == 0
+    np.testing.assert_array_equal(_fallen(rows, lines), lines[1:])
