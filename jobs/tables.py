@@ -38,6 +38,7 @@ class Entry:
         decided: radii that a sequential budget decided; None where the radius itself was certified.
         tolerance: to which the run knew its table, as of :class:`ebsc.budgets.Tolerance`; None where it decided all.
         two_sided: the radii are those of the bound with p_B.
+        steps: of the chain by which a draw votes; 0 where it votes by one jump.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Entry:
     decided: tuple[float, ...] | None = None
     tolerance: dict[str, float | None] | None = None
     two_sided: bool = False
+    steps: int = 0
 
     def only(self, images: np.ndarray) -> "Entry":
         """The same row over these images."""
@@ -97,6 +99,7 @@ def _read_run(folder: Path) -> Entry:
             decided=tuple(budget["radii"]) if "radii" in budget else None,
             tolerance=budget.get("tolerance"),
             two_sided=budget.get("two_sided", False),
+            steps=question.get("walk", {"steps": 0})["steps"],
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}/config.json is not that of a certification: {error!r}") from error
@@ -258,6 +261,9 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
             )
         if entry.two_sided:
             notes.append(f"{entry.name} certifies with a bound on the strongest other class too (two-sided).")
+        if entry.steps:
+            cost = f"a chain of {entry.steps} steps, and {entry.steps + 1} evaluations of the network"
+            notes.append(f"{entry.name} votes by walk-jump: a draw is {cost}.")
     return notes
 
 
