@@ -18,6 +18,7 @@ from ebsc import data, model
 from ebsc.budgets import Fixed, Sequential
 from ebsc.campaign import Campaign
 from ebsc.errors import EbscError
+from ebsc.walkjump import Walk
 
 DIGITS = data.load("digits", "test").take(np.arange(40))
 
@@ -107,7 +108,11 @@ def test_more_workers_than_there_is_room_for_do_not_hang_a_run(local_ray, words,
         assert "room" in result.err
 
 
-def test_an_actor_killed_while_counting_is_replaced_and_the_certificates_are_the_same(local_ray, assignment, tmp_path):
+@pytest.mark.parametrize("walk", [None, Walk(steps=1)], ids=["one step", "walk-jump"])
+def test_an_actor_killed_while_counting_is_replaced_and_the_certificates_are_the_same(
+    local_ray, assignment, tmp_path, walk
+):
+    assignment = replace(assignment, walk=walk)
     expected = run(tmp_path / "here", LocalPool(assignment))
     reports = []
     with actors(local_ray, assignment, 2) as pool:
