@@ -18,8 +18,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow.parquet as pq
 import tyro
@@ -44,6 +46,7 @@ class Chaos:
         workers: Ray workers of each.
         kills: kills in each run, at most.
         every: seconds between kills, on average.
+        kinds: what is killed; worker and raylet are not there before Ray has started.
         images: images, as of `ebsc certify`.
         n: draws, at most.
         nodes: 0 for a local Ray; else so many nodes of slurm/devcluster, which must be up.
@@ -57,6 +60,7 @@ class Chaos:
     workers: int = 2
     kills: int = 4
     every: float = 4.0
+    kinds: tuple[Literal["worker", "raylet", "gcs", "driver"], ...] = ("worker", "raylet", "gcs", "driver")
     images: str = "::3"
     n: int = 10_000
     nodes: int = 0
@@ -114,7 +118,7 @@ class Chaos:
                     raise SystemExit(f"hung: {run}\n{run.with_suffix('.log').read_text()[-3000:]}")
                 cluster.repair()
                 alive = process.poll() is None and sum(done.values()) < self.kills
-                if alive and (killed := kill(rng, {str(run), cluster.mark})):
+                if alive and (killed := kill(rng, self.kinds, {str(run), cluster.mark})):
                     done[killed] += 1
             sweep(str(run))
             if process.returncode == 0:
@@ -192,13 +196,13 @@ def processes(mark: str) -> dict[int, str]:
     return {pid: line for pid, line in words.items() if ours(pid)}
 
 
-def kill(rng: random.Random, marks: set[str]) -> str:
+def kill(rng: random.Random, kinds: Sequence[str], marks: set[str]) -> str:
     """SIGKILL a process of a random kind, of those that there are; says of which, or nothing when there is none."""
     victims: dict[str, list[int]] = {}
     for mark in sorted(marks):
         for pid, words in processes(mark).items():
-            for kind, sign in KINDS.items():
-                if sign in words and "nsenter" not in words:
+            for kind in kinds:
+                if KINDS[kind] in words and "nsenter" not in words:
                     victims.setdefault(kind, []).append(pid)
     if not victims:
         return ""
