@@ -159,8 +159,15 @@ class Cluster:
             self._await_head()
 
     def _await_head(self) -> None:
-        listening = ["bash", "-c", f"until (: < /dev/tcp/{HEAD}/6379) 2> /dev/null; do sleep 0.2; done"]
-        subprocess.run([*inside("n1"), *listening], timeout=60, check=True)
+        """Until the head answers, or is dead itself: then the next repair starts all again."""
+        answers = [*inside(self.nodes[0]), "bash", "-c", f": < /dev/tcp/{HEAD}/6379"]
+        deadline = time.monotonic() + 60
+        while (
+            self.running[self.nodes[0]].poll() is None and subprocess.run(answers, stderr=subprocess.DEVNULL).returncode
+        ):
+            if time.monotonic() > deadline:
+                raise SystemExit("the head of the cluster does not answer")
+            time.sleep(0.2)
 
     def stop(self) -> None:
         sweep(self.mark)
