@@ -122,6 +122,7 @@ class Driver:
             answers = [self._receive(reply) for reply in self.pool.wait(1.0, self._settle)]
             self._record(self.campaign.merge_all([answer for answer in answers if answer]))
             now = self._clock()
+            self._estimate(now)
             if now - reported >= 1.0 or self.campaign.done:
                 self.report(self._status((self.campaign.draws - drawn) / max(now - begun, 1e-9)))
                 reported = now
@@ -135,9 +136,6 @@ class Driver:
 
     def _status(self, rate: float) -> Status:
         campaign = self.campaign
-        now = self._clock()
-        if now - self._estimated >= ESTIMATE_EVERY or campaign.done:
-            self._goal, self._estimated = campaign.draws + campaign.expected_draws(), now
         left = max(self._goal - campaign.draws, 0) / rate if rate else float("inf")
         return Status(
             settled=campaign.settled,
@@ -149,6 +147,13 @@ class Driver:
             resent=self.resent,
             note=self._note,
         )
+
+    def _estimate(self, now: float) -> None:
+        """See how many draws it will be in all; sooner than usual when there are more already."""
+        campaign = self.campaign
+        due = ESTIMATE_EVERY if campaign.draws < self._goal else ESTIMATE_EVERY / 5
+        if now - self._estimated >= due or campaign.done:
+            self._goal, self._estimated = campaign.draws + campaign.expected_draws(), now
 
     def _send(self) -> None:
         for worker in self.pool.free():

@@ -1,5 +1,6 @@
 """Energies phi(y) = -log p(y) + const of the smoothed density p of Y = X + N(0, sigma^2 I)."""
 
+from collections.abc import Callable
 from math import log
 from typing import Any
 
@@ -130,6 +131,15 @@ class GaussianMixture(Energy):
             centre: half-way between the classes, a grey.
         """
         return cls.of(torch.stack([centre + mu, centre - mu]), mu.new_full((2,), s**2), mu.new_ones(2), sigma)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GaussianMixture":
+        """Moves to other devices, but stays in its precision when a model is cast to bfloat16."""
+
+        def moved(buffer: Tensor) -> Tensor:
+            new = fn(buffer)
+            return buffer.to(new.device) if new.dtype in (torch.bfloat16, torch.float16) else new
+
+        return super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
 
     def forward(self, y: Float[Tensor, "batch channel height width"]) -> Float[Tensor, " batch"]:
         # in 8 bits the squares of a whole image, hundreds of v, would leave nothing of their differences

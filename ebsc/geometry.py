@@ -146,8 +146,8 @@ def most_certified(images: Dataset, radii: tuple[float, ...]) -> Int64[np.ndarra
     row, column, squares = (np.concatenate(part) for part in zip(*found, strict=True))
 
     def most(radius: float) -> int:
-        # rounding must not make a conflict of D = 2r
-        conflict = squares < (2 * radius * _unit(images)) ** 2 * (1 - 1e-9)
+        # rounding, also that of squares of floats, must not make a conflict of D = 2r
+        conflict = squares < (2 * radius * _unit(images)) ** 2 * (1 - 1e-9) - 1e-9
         where = row[conflict], column[conflict]
         graph = coo_array((np.ones(len(where[0]), dtype=bool), where), shape=(size, size)).tocsr()
         return size - -(-int((maximum_bipartite_matching(graph) >= 0).sum()) // 2)

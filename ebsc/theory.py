@@ -191,7 +191,7 @@ def mean_radius(w: Vector, mu: Vector, s: float, sigma: float) -> float:
     length = float(np.linalg.norm(mu))
     if length + 5 * s > _REACH * sigma:
         raise InputError(f"|mu| + 5 s must be at most {_REACH:g} sigma, not {length:g} + 5 x {s:g}")
-    nodes, weights = np.polynomial.hermite_e.hermegauss(12)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(32)
     along, across = np.meshgrid(length + s * nodes, s * nodes)
     radii = signed_radius(plane(w, mu, along, across), w, mu, s, sigma)
     return float((weights[:, None] * weights * radii).sum() / weights.sum() ** 2)

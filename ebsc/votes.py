@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebsc.campaign import Unit
 from ebsc.device import as_graph
-from ebsc.errors import InputError, one_line
+from ebsc.errors import InputError, RunError, one_line
 from ebsc.model import Ebsc
 from ebsc.noise import BLOCK, Normals, Stream, perturb
 from ebsc.walkjump import Walk, chain_votes, check
@@ -101,12 +101,19 @@ class Voter:
         self.images = torch.from_numpy(images).to(self.device)
 
     def count(self, unit: Unit) -> Int64[np.ndarray, "span class"]:
-        """Votes of each span of the unit for each class."""
+        """Votes of each span of the unit for each class.
+
+        Raises:
+            RunError: the network's outputs are not finite.
+        """
         # every voter of a process compiles the same code: more than dynamo's limit of 8 would be refused
         with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=256):
             votes = torch.cat([self._classify(batch) for batch in self._batches(unit)])
         spans = np.repeat(np.arange(len(unit.spans)), unit.spans["stop"] - unit.spans["start"])
-        cells = spans * self.n_classes + votes.cpu().numpy()[: len(spans)]
+        classes = votes.cpu().numpy()[: len(spans)]
+        if (classes == self.n_classes).any():
+            raise RunError("the network's outputs are NaN or infinite" + " (a smaller step may help)" * bool(self.walk))
+        cells = spans * self.n_classes + classes
         return np.bincount(cells, minlength=len(unit.spans) * self.n_classes).reshape(-1, self.n_classes)
 
     def _batches(self, unit: Unit) -> Iterator[Tensor]:
@@ -138,7 +145,8 @@ class Voter:
                 yield noisy[max(start - block * BLOCK, 0) : stop - block * BLOCK]
 
     def _argmax(self, batch: Float[Tensor, "batch *walk channel height width"]) -> Int64[Tensor, " batch"]:
-        return self._scores(batch).argmax(1)
+        scores = self._scores(batch)  # the argmax of NaN would be a class too, the same for every draw
+        return torch.where(scores.isfinite().all(1), scores.argmax(1), self.n_classes)
 
     def _scores(self, batch: Float[Tensor, "batch *walk channel height width"]) -> Float[Tensor, "batch class"]:
         return chain_votes(self.model, batch[:, 0], batch[:, 1:], self.walk) if self.walk else self.model(batch)

@@ -17,6 +17,7 @@ from cluster.folder import RunFolder, read_config
 from ebsc import data, model
 from ebsc.attack import Attacker, Pgd, distances, predict
 from ebsc.bounds import false_certificates
+from ebsc.budgets import Sequential
 from ebsc.data import Dataset
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
@@ -28,7 +29,7 @@ from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.options import parse_images, parse_radii
 from jobs.plots import curves
 from jobs.progress import Reporter
-from jobs.provenance import options, provenance
+from jobs.provenance import check_images, options, provenance
 from jobs.tables import Entry, Format, floor_percent, read_entry, typeset
 
 __all__ = ["Attack"]
@@ -93,6 +94,9 @@ class Attack:
             raise InputError("a plot needs radii, not the word certified")
         if not self.inside and min(parse_radii(self.radii)) <= 0:
             raise InputError("radii of an attack must be positive")
+        if self.seed < 0:
+            raise InputError(f"seed must not be negative, but is {self.seed}")
+        Sequential(radii=(0.0,), n=self.n, alpha=self.alpha)  # says what is wrong with them
 
     def run(self) -> None:
         """Attack here, or hand the job to a cluster."""
@@ -118,6 +122,8 @@ class Attack:
         question = read_config(self.run_folder)["question"]
         rows = certificates.read(self.run_folder)
         rows = rows[parse_images(self.images, len(rows))]
+        if self.inside and not rows["radius"].any():
+            raise InputError(f"nothing is certified in {self.run_folder}")
         net, whole = self._given(question)
         chosen = whole.take(rows["index"])
         asked = {"run": question, "images": self.images, "radii": self.radii, **asdict(self.pgd)}
@@ -131,57 +137,63 @@ class Attack:
         print(self._text(rows, found, "text") + f"written to {self.folder}")
         if self.plot:
             entry = self._entry(rows)
-            shares = list(zip(self.grid, self._standing(rows, found)[0], strict=True))
+            shares = list(zip(self.grid, self._standing(rows, found)[1], strict=True))
             curves([entry], self.plot, attacked={entry.name: shares})
 
     def _given(self, question: dict[str, Any]) -> tuple[Ebsc, Dataset]:
         """The run's model and data set, when they are the ones that it was made with."""
-        path = self.model or Path(read_config(self.run_folder)["options"]["model"])
+        named = read_config(self.run_folder)["options"].get("model")
+        if not (self.model or named):
+            raise InputError(f"{self.run_folder} does not name its model, as merged runs do not: name it with --model")
+        path = self.model or Path(named)
         net, spec = model.load(path)
-        if spec.sha256 != question["model"]:
+        if (spec.sha256, spec.sigma) != (question["model"], question["sigma"]):
             raise InputError(
                 f"{path} is not the model of {self.run_folder}: its weights are others; name it with --model"
             )
         if not question["lattice"]:
             raise InputError(f"{self.run_folder} is off the lattice: its certificates are not sound in floating point")
         whole = data.load(question["data"], question["split"], self.data_root)
+        check_images(self.run_folder, question, whole)
         return net.plain() if question["plain"] else net, whole
 
     @property
     def grid(self) -> tuple[float, ...]:
         """Radii to attack at, with 0 for the images as they are."""
-        return (0.0, *parse_radii(self.radii))
+        return (0.0, *sorted(set(parse_radii(self.radii))))
 
     def _entry(self, rows: np.ndarray) -> Entry:
         return read_entry(self.run_folder).only(rows["index"])
 
     def _standing(self, rows: np.ndarray, found: np.ndarray) -> tuple[list[float], list[float]]:
-        """Shares of images that are right up to each radius of the grid, and of those that abstain by then."""
+        """Shares of images that are right up to each radius of the grid, and that are right or abstain."""
         fallen = _fallen(rows, found)
         by_then = [fallen[fallen["radius"] <= radius] for radius in self.grid]
         standing = [1 - len(some) / len(rows) for some in by_then]
-        return standing, [float((~some["certain"]).sum() / len(rows)) for some in by_then]
+        return standing, [1 - float(some["certain"].sum() / len(rows)) for some in by_then]
 
     def _text(self, rows: np.ndarray, found: np.ndarray, form: Format) -> str:
         """Both curves, and what happened inside certified radii."""
         tried, fooled = _inside(rows, found)
-        limit = false_certificates(max(tried, 1), min(2 * self.alpha, 0.5), 0.001)
+        alpha = read_config(self.run_folder)["question"]["budget"]["alpha"]
+        stages = 1 if self.inside else len(self.grid)
+        limit = false_certificates(len(rows), min(alpha + stages * self.alpha, 1.0))
         inside = (
             f"{tried} certified images attacked inside their certified radius: {fooled} predicted as another class"
-            f" there (alpha of certificates and predictions allows {limit})."
+            f" there (what certificates and predictions may err allows {limit})."
         )
         if self.inside:
             return inside + "\n"
         images = len(rows)
         shares = [self._entry(rows).accuracy(radius) for radius in self.grid], *self._standing(rows, found)
-        names = "certified (guarantee)", "under attack (estimate)", "abstains under attack"
+        names = "certified (guarantee)", "right under attack", "right or abstaining (upper curve)"
         body = [
             [name, *(floor_percent(share, images) for share in row)] for name, row in zip(names, shares, strict=True)
         ]
         notes = [
-            f"Accuracy in per cent on {images} images. Under attack: right where the prediction is so at the worst"
-            " points found up to r.",
-            f"A prediction errs with probability at most {self.alpha:g}, else abstains. Another attack may find worse.",
+            f"Per cent of {images} images. Under attack: what the smoothed classifier says at the worst points found up"
+            f" to r, from up to {self.n} draws; wrong with probability at most {self.alpha:g}, else it abstains. An"
+            " estimate: another attack may find worse.",
             inside,
         ]
         return typeset(["accuracy", *(f"r={radius:g}" for radius in self.grid)], body, notes, form)
@@ -194,6 +206,7 @@ class _Evaluation:
         device = pick(attack.device)
         self._attack, self._chosen, self._rows = attack, chosen, rows
         self._sigma = question["sigma"]
+        self._seeds = np.atleast_1d(question["seed"]).tolist()
         walk = Walk(**question["walk"]) if "walk" in question else None
         self._voter = Voter(
             net,
@@ -262,9 +275,11 @@ class _Evaluation:
     def _batch(self, number: int, part: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         attack, clean = self._attack, self._chosen.images[part]
         attacking, voting = np.random.SeedSequence((attack.seed, number, int(part[0]))).generate_state(2).tolist()
+        while voting in self._seeds:
+            voting += 1
         images = clean
         if radii.any():
-            full = np.resize(part, attack.batch)  # one shape, so that it is compiled once
+            full = np.resize(part, attack.batch) if attack.compile else part  # one shape, compiled once
             images = self._attacker.attack(self._chosen.images[full], self._targets[full], radii[full], attacking)
             images = images[: len(part)]
         found = np.zeros(len(part), FOUND)

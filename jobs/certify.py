@@ -129,6 +129,8 @@ class Certify:
             raise InputError(f"the micro-batch must be at least 1, not {self.batch}")
         if (self.workers or 0) < 0 or self.cpus_per_worker < 0 or (self.gpus_per_worker or 0) < 0:
             raise InputError("workers, CPUs per worker and GPUs per worker must not be negative")
+        if self.vote == "one-step" and self.walk != Walk():
+            raise InputError("steps, step-size and friction are those of a walk: they need --vote walk-jump")
 
     def run(self) -> None:
         """Certify here, or hand the job to a cluster."""

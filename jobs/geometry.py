@@ -13,6 +13,7 @@ from ebsc.data import Dataset, Split
 from ebsc.errors import InputError
 from ebsc.model import check_sigma
 from jobs.options import parse_images, parse_numbers, parse_radii
+from jobs.provenance import check_images
 from jobs.tables import Entry, Format, floor_percent, notes, put, read_entry, typeset
 
 __all__ = ["Geometry"]
@@ -62,8 +63,9 @@ class Geometry:
         radii = parse_radii(self.radii)
         for sigma in sigmas:
             check_sigma(sigma)
-        runs = self._runs(sigmas)
-        images, references, indices = self._images(runs)
+        whole, train = (data.load(self.data, split, self.data_root) for split in (self.split, "train"))
+        runs = self._runs(sigmas, whole)
+        images, references, indices = self._images(runs, whole, train)
         odds = geometry.kernel_margins(images, references, sigmas, indices=indices, draws=self.draws, seed=self.seed)
         other = geometry.nearest(images, references, other=True)
         right = {sigma: float((margins > 0).mean()) for sigma, margins in zip(sigmas, odds, strict=True)}
@@ -82,7 +84,7 @@ class Geometry:
             errors = {sigma: 1 - share for sigma, share in right.items()}
             distances(other, same, errors, int(np.prod(images.shape)), self.plot)
 
-    def _runs(self, sigmas: tuple[float, ...]) -> list[Entry]:
+    def _runs(self, sigmas: tuple[float, ...], whole: Dataset) -> list[Entry]:
         """The runs of these sigmas, as rows of a table."""
         rows = [read_entry(path) for path in self.runs]
         for folder in self.runs:
@@ -91,11 +93,11 @@ class Geometry:
                 theirs = question.get("data"), question.get("split")
                 if theirs != (self.data, self.split):
                     raise InputError(f"{folder} is about {theirs[0]} ({theirs[1]}), not {self.data} ({self.split})")
+                check_images(folder, question, whole)
         return [row for row in rows if row.sigma in sigmas]
 
-    def _images(self, runs: list[Entry]) -> tuple[Dataset, Dataset, np.ndarray]:
+    def _images(self, runs: list[Entry], whole: Dataset, train: Dataset) -> tuple[Dataset, Dataset, np.ndarray]:
         """The images in question, all training images that are none of them, and the indices of the former."""
-        whole, train = (data.load(self.data, split, self.data_root) for split in (self.split, "train"))
         indices = parse_images(self.images, len(whole.labels))
         for run in runs:
             indices = np.intersect1d(indices, run.index)
@@ -152,13 +154,15 @@ def _accuracies(
     """The table of a column a radius."""
     images = len(predicted[0].index)
     head = ["certified accuracy", "sigma", *(f"r={radius:g}" for radius in radii)]
-    body = [["no classifier exceeds (proof)", "", *(floor_percent(count / images, images) for count in most)]]
+    # a bound from above, so rounded up
+    bound = [f"{-(-1000 * count // images) / 10:.1f}" for count in most.tolist()]
+    body = [["no classifier exceeds (proof)", "", *bound]]
     for row in [row for guess in predicted for row in (guess, *(run for run in runs if run.sigma == guess.sigma))]:
         shares = [floor_percent(row.accuracy(radius), images) for radius in radii]
         body.append([row.name, f"{row.sigma:g}", *shares])
     words = [
         "No classifier exceeds: of two of these images of different classes at a distance below 2r, at most one can be"
-        " certified at r. A proof, whatever sigma; never below one half, and often far above what is possible.",
+        " certified at r. A proof, whatever sigma, but often far above what is possible, and hardly below one half.",
         f"Kernel Bayes: that classifier with very many draws, its log odds taken as Gaussian from {draws} an image, by"
         f" which each radius errs by some {100 / (2 * draws) ** 0.5:.0f} per cent. An estimate: a classifier that"
         " generalises better exceeds it, and n draws certify only so far (3.8 sigma at n = 100,000, alpha = 0.001).",

@@ -141,7 +141,7 @@ def _words(command: Any, defaults: dict[str, Any], prefix: str) -> Iterator[str]
 def _values(value: Any) -> list[str]:
     parts = [part for pair in value.items() for part in pair] if isinstance(value, dict) else value
     parts = parts if isinstance(parts, list | tuple) else [parts]
-    return [f"{part:g}" if isinstance(part, float) else str(part) for part in parts]
+    return [str(part).removesuffix(".0") if isinstance(part, float) else str(part) for part in parts]
 
 
 def _set(command: Any, point: Sequence[tuple[str, str]]) -> Any:

@@ -138,7 +138,6 @@ def distances(other: np.ndarray, same: np.ndarray, errors: Mapping[float, float]
         axes.grid(alpha=0.3)
         axes.legend(loc=place, fontsize="small")
     _save(figure, path)
-    _save(figure, path)
 
 
 def theory(rows: Sequence[Sequence[Problem]], points: Sequence[Point], region: Region, path: Path) -> None:

@@ -11,7 +11,11 @@ from typing import Any
 
 import torch
 
-__all__ = ["options", "provenance"]
+from ebsc.data import Dataset
+from ebsc.errors import InputError
+from jobs.options import parse_images
+
+__all__ = ["check_images", "options", "provenance"]
 
 
 def options(command: Any) -> dict[str, Any]:
@@ -36,6 +40,16 @@ def provenance() -> dict[str, Any]:
         "device": device,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def check_images(folder: Path, question: dict[str, Any], whole: Dataset) -> None:
+    """Raise :class:`InputError` unless a run was made on these images: their pixels and labels must be the same."""
+    parts = question["images"], question["checksum"]
+    pairs = zip(*parts, strict=True) if isinstance(parts[1], list) else [parts]
+    for images, checksum in pairs:
+        chosen = whole.take(parse_images(images, len(whole.labels)))
+        if (chosen if question["lattice"] else chosen.off_lattice()).checksum != checksum:
+            raise InputError(f"{folder} was made on other images than {whole.name} holds now: their checksums differ")
 
 
 def _commit() -> str:

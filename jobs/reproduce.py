@@ -1,14 +1,17 @@
 """``ebsc reproduce``: the paper's story on a data set, from data to tables and figures."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from cluster.folder import RunFolder
 from ebsc.attack import Pgd
 from ebsc.errors import InputError
+from ebsc.files import write_whole
 from ebsc.training import Schedule
 from ebsc.votes import Precision
 from ebsc.walkjump import Walk
@@ -17,7 +20,8 @@ from jobs.certify import Certify
 from jobs.fitting import Watch
 from jobs.geometry import Geometry
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.options import command_line
+from jobs.options import command_line, parse_radii
+from jobs.provenance import options, provenance
 from jobs.sample import Sample
 from jobs.tables import Table
 from jobs.theory import Theory
@@ -201,113 +205,70 @@ class Reproduce:
 
     def here(self, hold: Hold) -> None:
         """Carry out all steps that are not done yet, then write the story."""
-        steps = list(self._steps())
-        for number, step in enumerate(steps, 1):
-            print(f"\n[{number}/{len(steps)}] {step.title}\n$ {command_line(step.command)}", flush=True)
-            if step.done and step.done.exists():
-                print("done before")
-            else:
-                step.command.run()
-        (self.folder / "story.md").write_text(self._story(steps))
+        question = {"data": self.data, "budget": self.budget, "plan": asdict(self._plan)}
+        config = {"question": question, "options": options(self), "provenance": provenance()}
+        with RunFolder(self.folder, config, "story.md"):
+            steps = list(self._steps())
+            for number, step in enumerate(steps, 1):
+                print(f"\n[{number}/{len(steps)}] {step.title}\n$ {command_line(step.command)}", flush=True)
+                if step.done and step.done.exists():
+                    print("done before")
+                else:
+                    step.command.run()
+            write_whole(self.folder / "story.md", self._story(steps).encode())
         print(f"\nThe story, with its tables and figures: {self.folder / 'story.md'}")
 
+    @cached_property
+    def _plan(self) -> Budget:
+        return BUDGETS[self.data](full=self.budget == "full")
+
     def _steps(self) -> Iterator[_Step]:
-        plan, folder = BUDGETS[self.data](full=self.budget == "full"), self.folder
-        train = Train(data=self.data, data_root=self.data_root)
-        runs: dict[str, list[Path]] = {"plug-in": [], "baseline": [], "learned": []}
+        plan = self._plan
+        plug_in = [f"plug-in-{sigma:g}" for sigma in plan.sigmas]
+        plain = [f"plain-{sigma:g}" for sigma in plan.sigmas]
+        gaussian = [f"gaussian-{sigma:g}" for sigma in plan.sigmas]
+        learned = [f"learned-{plan.middle:g}-epsilon-{epsilon:g}" for epsilon in plan.epsilons]
+        attacked, middle = f"smoothadv-{plan.middle:g}-epsilon-{plan.epsilons[-1]:g}", f"plug-in-{plan.middle:g}"
+        walked = f"walk-jump-{plan.middle:g}"
 
-        def certified(kind: str, name: str, model: Path, **options: Any) -> _Step:
-            run = folder / "runs" / name
-            if kind in runs:
-                runs[kind].append(run)
-            command = Certify(
-                model=model,
-                run_folder=run,
-                data_root=self.data_root,
-                images=plan.images,
-                n=plan.n,
-                radii=plan.radii,
-                precision=plan.precision,
-                compile=plan.compile,
-                workers=self.workers,
-            )
-            return _Step(f"Certify {name}", replace(command, **options), run / "certificates.parquet")
-
-        def trained(title: str, name: str, **options: Any) -> _Step:
-            model = folder / "models" / name
-            return _Step(title, replace(train, out=model, **options), model / "model.json")
-
-        for sigma in plan.sigmas:
-            name = f"plug-in-{sigma:g}"
+        for sigma, name, beside in zip(plan.sigmas, plug_in, plain, strict=True):
             title = f"Learn the energy at sigma {sigma:g}, and a linear classifier on clean images"
-            yield trained(title, name, sigma=sigma, energy=plan.energy)
-            yield certified("plug-in", name, folder / "models" / name)
-            yield certified("plain", f"plain-{sigma:g}", folder / "models" / name, plain=True)
-        for sigma in plan.sigmas:
-            name = f"gaussian-{sigma:g}"
+            yield self._train(title, name, sigma=sigma, energy=plan.energy)
+            yield self._certify(name, name)
+            yield self._certify(beside, name, plain=True)
+        baseline: dict[str, Any] = {"denoiser": "none", "classifier": plan.classifier}
+        for sigma, name in zip(plan.sigmas, gaussian, strict=True):
             title = f"Baseline: {plan.classifier} under noise of sigma {sigma:g}, without a denoiser"
-            common = {"sigma": sigma, "denoiser": "none", "classifier": plan.classifier, "head": plan.baseline}
-            yield trained(title, name, objective="gaussian", draws=1, **common)
-            yield certified("baseline", name, folder / "models" / name)
-        adversarial = {
-            "sigma": plan.middle,
-            "classifier": plan.classifier,
-            "objective": "smoothadv",
-            "draws": plan.draws,
-            "hyper": {"steps": float(plan.steps)},
-            "head": plan.learned,
-            "ramp": plan.learned.steps // 3,
-            "watch": Watch(looks=4),
-        }
-        for epsilon in plan.epsilons:
-            name = f"learned-{plan.middle:g}-epsilon-{epsilon:g}"
-            start = folder / "models" / f"plug-in-{plan.middle:g}"
-            title = (
-                f"Learn the EBSC, XHAT({epsilon:g}): energy and {plan.classifier} jointly, under attack through xhat"
-            )
-            options = {"epsilon": epsilon, "joint": True, "denoising": 1.0, "start_from": start}
-            yield trained(title, name, **adversarial, **options)
-            yield certified("learned", name, folder / "models" / name)
-        name = f"smoothadv-{plan.middle:g}-epsilon-{plan.epsilons[-1]:g}"
+            noise = {"sigma": sigma, "objective": "gaussian", "draws": 1, "head": plan.baseline}
+            yield self._train(title, name, **baseline, **noise)
+            yield self._certify(name, name)
+        for epsilon, name in zip(plan.epsilons, learned, strict=True):
+            title = f"Learn the EBSC, XHAT({epsilon:g}): energy and {plan.classifier} under attack through xhat"
+            joint = {"joint": True, "denoising": 1.0, "start_from": self.folder / "models" / middle}
+            yield self._train(title, name, **self._under_attack(epsilon), **joint)
+            yield self._certify(name, name)
         title = f"Baseline: {plan.classifier} under attack, without a denoiser"
-        yield trained(title, name, **adversarial, denoiser="none", epsilon=plan.epsilons[-1])
-        yield certified("baseline", name, folder / "models" / name)
+        yield self._train(title, attacked, **self._under_attack(plan.epsilons[-1]) | baseline)
+        yield self._certify(attacked, attacked)
+        # a chain of one step takes 2 evaluations
+        yield self._certify(walked, middle, vote="walk-jump", walk=Walk(steps=1), n=plan.n // 2, n0=50)
 
-        plug_in, walked = folder / "models" / f"plug-in-{plan.middle:g}", f"walk-jump-{plan.middle:g}"
-        # chains of 2 evaluations, half as many: as many evaluations as the vote of one step
-        walk = {"vote": "walk-jump", "walk": Walk(steps=1), "n": plan.n // 2}
-        yield certified("walk", walked, plug_in, **walk)
-        sample = Sample(model=plug_in, out=folder / "samples", steps=plan.samples, data_root=self.data_root)
-        yield _Step("Look at walks and jumps", sample, folder / "samples" / "sample.json")
+        yield self._table("Plug-in EBSC and plain smoothing of the same linear classifier", "plug-in", plain + plug_in)
+        yield self._table("Learned EBSC and baselines", "learned", [*gaussian, attacked, *learned], peers=self.peers)
+        yield self._table("One step and walk-jump, of equal network evaluations at most", "walk-jump", [middle, walked])
+        everything = self._table("The envelope over sigma and epsilon", "envelope", plug_in + learned, peers=self.peers)
+        yield replace(everything, command=replace(everything.command, envelope=True))
+        yield from self._looks(middle, plug_in + learned)
 
-        plain = [folder / "runs" / f"plain-{sigma:g}" for sigma in plan.sigmas]
-        table = Table(rows=(), radii=plan.radii, format="markdown")
-        for title, name, rows in (
-            ("Plug-in EBSC and plain smoothing of the same linear classifier", "plug-in", [*plain, *runs["plug-in"]]),
-            ("Learned EBSC and baselines", "learned", [*runs["baseline"], *runs["learned"]]),
-            (
-                "One step and walk-jump, at equal network evaluations",
-                "walk-jump",
-                [
-                    folder / "runs" / f"plug-in-{plan.middle:g}",
-                    folder / "runs" / walked,
-                ],
-            ),
-            ("The envelope over sigma and epsilon", "envelope", [*runs["plug-in"], *runs["learned"]]),
-        ):
-            made = replace(
-                table,
-                rows=(*rows, *(self.peers if name in ("learned", "envelope") else ())),
-                out=folder / f"{name}.md",
-                plot=folder / f"{name}.png",
-                envelope=name == "envelope",
-            )
-            yield _Step(title, made)
+    def _looks(self, middle: str, runs: list[str]) -> Iterator[_Step]:
+        """What is not a certificate: the attack on the last of the runs, chains, theory, geometry."""
+        plan, folder = self._plan, self.folder
+        first, *rest = parse_radii(plan.radii)
         attack = Attack(
-            run_folder=runs["learned"][-1],
+            run_folder=folder / "runs" / runs[-1],
             data_root=self.data_root,
             images=plan.attacked,
-            radii=plan.radii.replace("0:", plan.radii.rpartition(":")[2] + ":", 1),
+            radii=",".join(f"{radius:g}" for radius in ([first] if first else []) + rest),
             pgd=plan.pgd,
             n=plan.n,
             precision=plan.precision,
@@ -315,23 +276,63 @@ class Reproduce:
             plot=folder / "attack.png",
         )
         yield _Step("The empirical curve of the learned EBSC, beside the certified one", attack)
-        theory = Theory(
-            sigma=plan.middle, n=plan.n, out=folder / "theory.md", format="markdown", plot=folder / "theory.png"
-        )
-        yield _Step("The two-class linear case, exactly", theory, folder / "theory.md")
-        sigmas, chosen = ",".join(f"{sigma:g}" for sigma in plan.sigmas), (*runs["plug-in"], *runs["learned"])
+        model, out = folder / "models" / middle, folder / "samples"
+        sample = Sample(model=model, out=out, steps=plan.samples, data_root=self.data_root)
+        yield _Step("Look at walks and jumps", sample, out / "sample.json")
+        plot = folder / "theory.png"  # written last
+        theory = Theory(sigma=plan.middle, n=plan.n, out=folder / "theory.md", format="markdown", plot=plot)
+        yield _Step("The two-class linear case, exactly", theory, plot)
+        plot = folder / "geometry.png"
         geometry = Geometry(
             data=self.data,
             data_root=self.data_root,
             images=plan.images,
-            sigmas=sigmas,
+            sigmas=",".join(f"{sigma:g}" for sigma in plan.sigmas),
             radii=plan.radii,
-            runs=chosen,
+            runs=tuple(folder / "runs" / run for run in runs),
             format="markdown",
             out=folder / "geometry.md",
-            plot=folder / "geometry.png",
+            plot=plot,
         )
-        yield _Step("Geometry: what the distances predict", geometry, folder / "geometry.md")
+        yield _Step("Geometry: what the distances predict", geometry, plot)
+
+    def _under_attack(self, epsilon: float) -> dict[str, Any]:
+        plan = self._plan
+        return {
+            "sigma": plan.middle,
+            "classifier": plan.classifier,
+            "objective": "smoothadv",
+            "epsilon": epsilon,
+            "draws": plan.draws,
+            "hyper": {"steps": float(plan.steps)},
+            "head": plan.learned,
+            "ramp": plan.learned.steps // 3,
+            "watch": Watch(looks=4),
+        }
+
+    def _train(self, title: str, name: str, **options: Any) -> _Step:
+        model = self.folder / "models" / name
+        return _Step(title, Train(data=self.data, data_root=self.data_root, out=model, **options), model / "model.json")
+
+    def _certify(self, name: str, model: str, **options: Any) -> _Step:
+        plan, run = self._plan, self.folder / "runs" / name
+        command = Certify(
+            model=self.folder / "models" / model,
+            run_folder=run,
+            data_root=self.data_root,
+            images=plan.images,
+            n=plan.n,
+            radii=plan.radii,
+            precision=plan.precision,
+            compile=plan.compile,
+            workers=self.workers,
+        )
+        return _Step(f"Certify {name}", replace(command, **options), run / "certificates.parquet")
+
+    def _table(self, title: str, name: str, runs: list[str], peers: tuple[Path, ...] = ()) -> _Step:
+        rows = *(self.folder / "runs" / run for run in runs), *peers
+        out, plot = self.folder / f"{name}.md", self.folder / f"{name}.png"
+        return _Step(title, Table(rows=rows, radii=self._plan.radii, format="markdown", out=out, plot=plot))
 
     def _story(self, steps: list[_Step]) -> str:
         """All tables and figures, with the command that made each."""

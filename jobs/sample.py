@@ -72,9 +72,9 @@ class Sample:
         net, spec = model.load(self.model)
         check(net)
         folder, device = self.out or self.model / "sample", pick(self.device)
-        make_folder(folder, "samples")
         generator = torch.Generator(device).manual_seed(self.seed)
         start = self._start(spec, generator)
+        make_folder(folder, "samples")
         normals = (torch.randn(start.shape, generator=generator, device=device) for _ in range(how.normals))
         shown = {round(column * self.steps / (self.columns - 1)) for column in range(self.columns)}
         net, pictures, jumps, classes = net.to(device).eval(), [], [], []
@@ -82,8 +82,11 @@ class Sample:
             for step, (y, jump) in enumerate(walk(net.denoiser, start, normals, net.sigma, how)):
                 if step in shown:
                     pictures.append(torch.stack([y, jump], 1).cpu())
-                jumps.append(jump.flatten(1).cpu())
-                classes.append(net.classifier(jump).argmax(1).cpu())
+                if not jump.isfinite().all():
+                    raise InputError(f"the walk diverged at step {step}: give a smaller --step-size")
+                if step > self.steps // 2:  # before, a walk is on the way from its start
+                    jumps.append(jump.flatten(1).cpu())
+                    classes.append(net.classifier(jump).argmax(1).cpu())
                 reporter.show(step, self.steps, f"step {step:,} of {self.steps:,}")
         found = _mixing(torch.stack(jumps, 1), torch.stack(classes, 1).numpy())
         walks(_grid(torch.stack(pictures, 2)), f"{self.model.name}, sigma {net.sigma:g}", folder / "walks.png")
@@ -97,6 +100,8 @@ class Sample:
         z = torch.randn(shape, generator=generator, device=device)
         if self.start == "noise":
             return torch.rand(shape, generator=generator, device=device) + spec.sigma * z
+        if "data" not in spec.training:
+            raise InputError(f"{self.model} does not say what it was trained on: start from noise")
         images = torch.from_numpy(data.load(spec.training["data"], "test", self.data_root).images[: self.chains])
         if len(images) < self.chains:
             raise InputError(f"there are only {len(images)} test images to start from")
@@ -104,12 +109,8 @@ class Sample:
 
 
 def _mixing(jumps: Tensor, classes: np.ndarray) -> dict[str, float]:
-    """What is said about chains: jumps of shape (chain, step, pixel), and their classes.
-
-    The first half of each walk, on the way from its start, does not count.
-    """
-    jumps, classes = jumps[:, jumps.shape[1] // 2 :].double(), classes[:, classes.shape[1] // 2 :]
-    flat = (jumps - jumps.mean((0, 1))).flatten(0, 1)
+    """What is said about chains: jumps of shape (chain, step, pixel), and their classes."""
+    flat = (jumps - jumps.mean((0, 1))).flatten(0, 1).double()
     directions = torch.linalg.eigh(flat.T @ flat).eigenvectors[:, -COMPONENTS:]
     r_hat = split_r_hat((flat @ directions).reshape(*jumps.shape[:2], -1).numpy())
     return {

@@ -15,6 +15,7 @@ from cluster import certificates
 from cluster.folder import read_config
 from ebsc.bounds import false_certificates, floor_radius
 from ebsc.errors import InputError, one_line
+from ebsc.files import write_whole
 from jobs.options import parse_radii
 
 __all__ = ["Entry", "Format", "Table", "floor_percent", "notes", "put", "read_entry", "render", "typeset"]
@@ -38,6 +39,7 @@ class Entry:
         decided: radii that a sequential budget decided; None where the radius itself was certified.
         tolerance: to which the run knew its table, as of :class:`ebsc.budgets.Tolerance`; None where it decided all.
         two_sided: the radii are those of the bound with p_B.
+        sound: whether the certificates hold in floating point.
         steps: of the chain by which a draw votes; 0 where it votes by one jump.
     """
 
@@ -53,6 +55,7 @@ class Entry:
     decided: tuple[float, ...] | None = None
     tolerance: dict[str, float | None] | None = None
     two_sided: bool = False
+    sound: bool = True
     steps: int = 0
 
     def only(self, images: np.ndarray) -> "Entry":
@@ -99,6 +102,7 @@ def _read_run(folder: Path) -> Entry:
             decided=tuple(budget["radii"]) if "radii" in budget else None,
             tolerance=budget.get("tolerance"),
             two_sided=budget.get("two_sided", False),
+            sound=sound,
             steps=question.get("walk", {"steps": 0})["steps"],
         )
     except (KeyError, TypeError) as error:
@@ -188,12 +192,14 @@ def render(
     said = notes(entries, radii, rho)
     if envelope:
         for name, published in (("envelope", False), ("envelope of published logs", True)):
-            mine = [entry for entry in entries if entry.published == published]
+            mine = [entry for entry in entries if entry.published == published and entry.sound]
             if mine:
                 best = [max(entry.accuracy(radius) for entry in mine) for radius in radii]
                 body.append([name, *[""] * 6, *(floor_percent(share, images) for share in best)])
         said.append(
-            "Envelope: at each radius the best row. What no one network does; the field's way to compare methods."
+            "Envelope: at each radius the best row, of those that are sound. No one network does it; so the field"
+            f" compares methods. The best of {len(entries)} rows is chosen after all are seen: what holds for the whole"
+            f" set at once holds for it with probability {1 - len(entries) * rho:g}."
         )
     return typeset(head, body, said, form)
 
@@ -220,7 +226,7 @@ def put(text: str, out: Path | None) -> None:
         print(text, end="")
         return
     try:
-        out.write_text(text)
+        write_whole(out, text.encode())
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}") from error
 
@@ -286,7 +292,7 @@ class Table:
     rho: float = 0.001
     """Error probability of the bound for the whole set."""
     envelope: bool = False
-    """Add the best of the rows at each radius, and the best of the published logs."""
+    """Add the best of our rows at each radius, whatever their sigma, and the best of the published logs."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Write here instead of to the terminal."""
     plot: Path | None = None

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tiny
+from scipy import stats
 
 from cluster import certificates
 from ebsc import data
@@ -37,15 +38,15 @@ def test_it_prints_both_curves(attacked):
     place, done = attacked
     lines = {line.split("  ")[0]: line.split("  ")[1:] for line in done.out.splitlines()}
     certified, robust = (
-        [float(word) for word in lines[name] if word] for name in ("certified (guarantee)", "under attack (estimate)")
+        [float(word) for word in lines[name] if word] for name in ("certified (guarantee)", "right under attack")
     )
     rows = certificates.read(place.run)
     right = certificates.correct(rows)
     assert certified == [pytest.approx(100 * (right & (rows["radius"] >= r)).mean(), abs=0.1) for r in (0, 0.2, 2)]
-    assert all(lower <= upper for lower, upper in zip(certified, robust, strict=True))
     assert robust[0] >= robust[1] >= robust[2]
-    abstains = [float(word) for word in lines["abstains under attack"] if word]
-    assert all(standing + some <= 100 for standing, some in zip(robust, abstains, strict=True))
+    upper = [float(word) for word in lines["right or abstaining (upper curve)"] if word]
+    assert all(lower <= above for lower, above in zip(robust, upper, strict=True))
+    assert all(lower <= above for lower, above in zip(certified, upper, strict=True))
     assert robust[2] == 0  # nothing in 8 x 8 pixels withstands a change of length 2
     assert (place.folder / "curve.png").stat().st_size > 10_000
 
@@ -132,3 +133,20 @@ def test_what_counts_as_inside_and_as_fallen():
     assert _inside(rows, lines[[0, 2, 3]]) == (1, 0)
     assert len(_fallen(rows, lines[:1])) == 0
     np.testing.assert_array_equal(_fallen(rows, lines), lines[1:])
+
+
+def test_radii_may_come_in_any_order(attacked, tmp_path):
+    place, done = attacked
+    folder = tmp_path / "attack"
+    again = attack(place, "--radii", "2,0.2", "-o", folder)
+    assert again.status == 0, again.err
+    assert again.out.splitlines()[:5] == done.out.splitlines()[:5]
+
+
+def test_what_may_err_by_chance_counts_both_alphas_and_every_prediction(place):
+    words = ["--budget", "fixed", "--alpha", 0.05]
+    assert tiny.cli(*place.certify(*words)).status == 0
+    done = tiny.cli("attack", place.folder / "new", *QUICK, "--alpha", 0.01, "--radii", "0.01,0.02")
+    assert done.status == 0, done.err
+    limit = stats.binom.ppf(0.999, 6, 0.05 + 3 * 0.01)
+    assert f"may err allows {limit:.0f})" in done.out

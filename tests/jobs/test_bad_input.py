@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -14,7 +15,7 @@ import tiny
 import torch
 
 from cluster.ledger import Ledger
-from ebsc import model
+from ebsc import data, model
 
 CASES = {}
 """Name -> a function of a place that spoils it and returns the words to start, and a pattern of the message."""
@@ -463,6 +464,39 @@ def attack_with_another_model(place):
     return ["attack", place.run, "--model", place.folder / "other"]
 
 
+@case("is not the model of")
+def attack_with_another_sigma(place):
+    shutil.copytree(place.model, place.folder / "other")
+    head = json.loads((place.model / "model.json").read_text()) | {"sigma": 1.0}
+    (place.folder / "other" / "model.json").write_text(json.dumps(head))
+    return ["attack", place.run, "--model", place.folder / "other"]
+
+
+@case("was made on other images than")
+def attack_on_other_pixels(place):
+    test = data.load("digits", "test")
+    arrays = {"test_images": test.images[:30, 0], "test_labels": test.labels[:30], "levels": 16}
+    mine = npz(place, test.images[:30, 0], **arrays)
+    assert tiny.cli(*place.certify("--data", mine, "--images", "::10")).status == 0
+    npz(place, test.images[:30, 0], **arrays | {"test_images": test.images[29::-1, 0]})
+    return ["attack", place.folder / "new"]
+
+
+@case("nothing is certified in")
+def attack_inside_certificates_that_are_not_there(place):
+    assert tiny.cli(*place.certify("--images", "360:0:-400", "--n", 100, "--alpha", 1e-40)).status == 0
+    return ["attack", place.folder / "new", "--radii", "certified"]
+
+
+@case("name it with --model")
+def attack_on_a_merged_run(place):
+    for images in ("::120", "60::120"):
+        assert tiny.cli(*place.certify("--images", images, out=images.replace(":", "-"))).status == 0
+    halves = [place.folder / "--120", place.folder / "60--120"]
+    assert tiny.cli("merge", *halves, "--into", place.folder / "all").status == 0
+    return ["attack", place.folder / "all"]
+
+
 @case("is not finished")
 def attack_on_a_run_that_is_not_finished(place):
     (place.run / "certificates.parquet").unlink()
@@ -476,6 +510,9 @@ def attack(name, message, *words):
 attack("attack_at_no_radius", "radii of an attack must be positive", "--radii", "0:1:0.5")
 attack("attack_in_no_steps", "must be at least 1", "--steps", 0)
 attack("attack_on_no_images", "the batch must be at least 1", "--batch", 0)
+attack("attack_with_a_negative_seed", "seed must not be negative", "--seed=-1")
+attack("attack_with_too_few_draws", "n must be at least n0", "--n", 50)
+attack("attack_with_no_alpha", "alpha", "--alpha", 2)
 attack("plot_of_no_curve", "a plot needs radii", "--radii", "certified", "--plot", "x.png")
 attack("attack_on_images_that_are_not_there", "selects none", "--images", "100:")
 

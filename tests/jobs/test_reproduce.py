@@ -64,7 +64,7 @@ def test_it_tells_the_whole_story(told):
     figures = re.findall(r"!\[.*\]\((.*)\)", story)
     assert {"plug-in.png", "learned.png", "envelope.png", "attack.png", "theory.png", "geometry.png"} <= set(figures)
     assert all((folder / figure).stat().st_size > 5000 for figure in figures)
-    for said in ("under attack (estimate)", "| envelope", "no classifier exceeds (proof)", "radius at mu", "walk-jump"):
+    for said in ("right under attack", "| envelope", "no classifier exceeds (proof)", "radius at mu", "walk-jump"):
         assert said in story
     for name in ("plug-in-0.25", "plain-0.25", "gaussian-0.25", "learned-0.25-epsilon-0.25", "walk-jump-0.25"):
         assert len(read_entry(folder / "runs" / name).index) == 6
@@ -105,3 +105,13 @@ def test_peers_stand_beside_the_learned_rows(tmp_path):
         step.command for step in Reproduce(data="mnist", peers=(log,))._steps() if hasattr(step.command, "envelope")
     ]
     assert [log in table.rows for table in tables] == [False, True, False, True]
+
+
+def test_another_budget_or_data_set_does_not_go_on_in_the_same_folder(told):
+    folder, _ = told
+    for words in (["digits", "--budget", "full"], ["mnist"]):
+        before = (folder / "story.md").read_bytes()
+        done = tiny.cli("reproduce", *words, "-o", folder)
+        assert done.status == 2
+        assert "holds a run of another configuration" in done.err
+        assert (folder / "story.md").read_bytes() == before

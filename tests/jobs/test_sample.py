@@ -1,6 +1,7 @@
 """``ebsc sample``: pictures of walks and jumps, and what is said about mixing."""
 
 import json
+from unittest.mock import patch
 
 import matplotlib.image
 import numpy as np
@@ -41,7 +42,7 @@ def test_what_is_said_of_chains_that_stay_apart_and_of_chains_that_mix():
     mixed = _mixing(jumps, classes)
     assert mixed["r_hat"] < 1.05
     assert (mixed["classes_each"], mixed["classes_all"]) == (10, 10)
-    assert mixed["changes_each"] == pytest.approx(0.9 * 199, rel=0.1)
+    assert mixed["changes_each"] == pytest.approx(0.9 * 399, rel=0.1)
     assert "have mixed" in _say(mixed, 4, 399)
     apart = _mixing(jumps + 3 * torch.arange(4)[:, None, None], np.arange(4)[:, None] * np.ones((1, 400), dtype=int))
     assert apart["r_hat"] > 2
@@ -49,10 +50,23 @@ def test_what_is_said_of_chains_that_stay_apart_and_of_chains_that_mix():
     assert "have NOT mixed" in _say(apart, 4, 399)
 
 
-def test_the_way_from_the_start_does_not_count():
-    jumps = torch.randn(4, 400, 6, generator=torch.Generator().manual_seed(0))
-    jumps[:, :150] += 100 * torch.arange(4)[:, None, None]
-    assert _mixing(jumps, np.zeros((4, 400), dtype=int))["r_hat"] < 1.05
+def test_the_way_from_the_start_does_not_count(place):
+    seen = []
+
+    def mixing(jumps, classes):
+        seen.append((jumps.shape, classes.shape))
+        return _mixing(jumps, classes)
+
+    with patch("jobs.sample._mixing", mixing):
+        assert sample(place).status == 0
+    assert seen == [((3, 20, 64), (3, 20))]
+
+
+def test_a_walk_that_diverges_says_so(place):
+    done = sample(place, "--step-size", 1e20)
+    assert done.status == 2
+    assert "the walk diverged at step" in done.err
+    assert not (place.model / "sample" / "sample.json").exists()
 
 
 def test_a_chain_has_its_walk_in_one_row_and_its_jumps_in_the_next():

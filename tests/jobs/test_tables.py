@@ -215,3 +215,20 @@ def test_config_leads_back_to_model_data_and_commit(place):
     assert len(question["checksum"]) == 64
     assert {"versions", "commit", "host", "device", "time"} <= set(config["provenance"])
     assert config["options"]["workers"] == 0
+
+
+def test_the_envelope_is_the_best_of_sound_rows_at_each_radius_ours_and_published_apart():
+    def row(name, *radii, **options):
+        radius = np.array(radii)
+        return Entry(name=name, index=np.arange(4), radius=radius, abstained=radius == 0, **options)
+
+    rows = [
+        row("near", 0.3, 0.3, 0.3, 0.0),
+        row("far", 1.0, 0.0, 0.0, 0.0),
+        row("float", 2.0, 2.0, 2.0, 2.0, sound=False),
+        row("log", 0.3, 0.3, 0.0, 0.0, published=True),
+    ]
+    lines = render(rows, (0.0, 0.5), "csv", envelope=True).splitlines()
+    assert lines[-2:] == ["envelope,,,,,,,75.0,25.0", "envelope of published logs,,,,,,,50.0,0.0"]
+    assert "with probability 0.996" in render(rows, (0.0, 0.5), envelope=True)
+    assert "envelope" not in render(rows, (0.0, 0.5)).lower()

@@ -59,3 +59,15 @@ def test_the_default_folder_names_the_vote(place, monkeypatch):
     del words[words.index("-o") : words.index("-o") + 2]
     assert tiny.cli(*words).status == 0
     assert (place.folder / "runs" / "model-walk1-digits-sequential-n200").is_dir()
+
+
+def test_a_walk_that_diverges_certifies_nothing(place):
+    done = certify(place, "--step-size", 1e20)
+    assert done.status == 1
+    assert "outputs are NaN or infinite (a smaller step may help)" in done.err
+    assert not (place.folder / "new" / "certificates.parquet").exists()
+
+
+def test_options_of_a_walk_need_one(place):
+    done = tiny.cli(*place.certify("--steps", 9))
+    assert (done.status, "need --vote walk-jump" in done.err) == (2, True)
