@@ -167,10 +167,13 @@ class Attack:
 
     def _standing(self, rows: np.ndarray, found: np.ndarray) -> tuple[list[float], list[float]]:
         """Shares of images that are right up to each radius of the grid, and that are right or abstain."""
-        fallen = _fallen(rows, found)
-        by_then = [fallen[fallen["radius"] <= radius] for radius in self.grid]
-        standing = [1 - len(some) / len(rows) for some in by_then]
-        return standing, [1 - float(some["certain"].sum() / len(rows)) for some in by_then]
+        fooled = _fooled(found, rows["label"])
+
+        def left(lost: np.ndarray) -> list[float]:
+            fell = [len(np.unique(found["row"][lost & (found["radius"] <= radius)])) for radius in self.grid]
+            return [1 - count / len(rows) for count in fell]
+
+        return left(fooled | ~found["certain"]), left(fooled)
 
     def _text(self, rows: np.ndarray, found: np.ndarray, form: Format) -> str:
         """Both curves, and what happened inside certified radii."""
@@ -244,8 +247,7 @@ class _Evaluation:
                 title = f"r = {radii[0]:g}" if not self._attack.inside else "inside certified radii"
                 found, images = self._stage(number, standing, radii, reporter, title)
                 parts.append((found, images))
-                right = found["certain"] & (found["predicted"] == self._targets[found["row"]])
-                standing = found["row"][right]
+                standing = found["row"][~_fooled(found, self._targets)]
         return _joined(parts)
 
     @cached_property
@@ -299,9 +301,9 @@ def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
     return np.concatenate(found), np.concatenate(images)
 
 
-def _fallen(rows: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """What was found on the images that are not predicted rightly any more; no image is attacked after that."""
-    return found[~(found["certain"] & (found["predicted"] == rows["label"][found["row"]]))]
+def _fooled(found: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Where the prediction is certain, and not the class that it should be; one that abstains is attacked further."""
+    return found["certain"] & (found["predicted"] != targets[found["row"]])
 
 
 def _inside(rows: np.ndarray, found: np.ndarray) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from scipy import stats
 from cluster import certificates
 from ebsc import data
 from ebsc.attack import Attacker, distances
-from jobs.attack import FOUND, _fallen, _inside
+from jobs.attack import FOUND, Attack, _fooled, _inside
 
 QUICK = ["--steps", 3, "--draws", 4, "--n", 500]
 
@@ -116,7 +116,7 @@ def test_a_false_certificate_would_be_noticed(place):
     assert fooled > tried / 2
 
 
-def test_what_counts_as_inside_and_as_fallen():
+def test_what_counts_as_inside_and_as_fallen(place):
     rows = np.zeros(3, dtype=[("label", "i8"), ("predicted", "i8"), ("radius", "f8")])
     rows["label"], rows["predicted"], rows["radius"] = [1, 2, 3], [1, 2, 4], [0.5, 0.0, 1.0]
     lines = np.array(
@@ -131,8 +131,10 @@ def test_what_counts_as_inside_and_as_fallen():
     )
     assert _inside(rows, lines) == (2, 1)
     assert _inside(rows, lines[[0, 2, 3]]) == (1, 0)
-    assert len(_fallen(rows, lines[:1])) == 0
-    np.testing.assert_array_equal(_fallen(rows, lines), lines[1:])
+    np.testing.assert_array_equal(_fooled(lines, rows["label"]), [False, True, True, True, False])
+    right, upper = Attack(run_folder=place.run, radii="0.4,0.5,1")._standing(rows, lines[[0, 3, 1, 4]])
+    assert right == [1, pytest.approx(2 / 3), pytest.approx(1 / 3), 0]
+    assert upper == [1, pytest.approx(2 / 3), pytest.approx(1 / 3), pytest.approx(1 / 3)]
 
 
 def test_radii_may_come_in_any_order(attacked, tmp_path):
