@@ -121,7 +121,7 @@ def _digits(*, full: bool) -> Budget:
         classifier="linear",
         energy=Schedule(steps=8000 if full else 600),
         learned=Schedule(steps=2000 if full else 100, batch=64, learning_rate=1e-3, clip=1.0),
-        baseline=Schedule(steps=4000 if full else 400, learning_rate=1e-3, clip=1.0),
+        baseline=Schedule(steps=4000 if full else 1000, learning_rate=1e-3, clip=1.0),
         draws=4,
         steps=4,
         radii="0:1:0.125",
@@ -248,7 +248,8 @@ class Reproduce:
             yield self._train(title, name, **self._under_attack(epsilon), **joint)
             yield self._certify(name, name)
         title = f"Baseline: {plan.classifier} under attack, without a denoiser"
-        yield self._train(title, attacked, **self._under_attack(plan.epsilons[-1]) | baseline)
+        longer = {"head": plan.baseline, "ramp": plan.baseline.steps // 3}  # it starts from nothing
+        yield self._train(title, attacked, **self._under_attack(plan.epsilons[-1]) | baseline | longer)
         yield self._certify(attacked, attacked)
         # a chain of one step takes 2 evaluations
         yield self._certify(walked, middle, vote="walk-jump", walk=Walk(steps=1), n=plan.n // 2, n0=50)
