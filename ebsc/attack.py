@@ -13,7 +13,7 @@ from ebsc.campaign import Campaign
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
 from ebsc.objectives import Network, expected_cross_entropy
-from ebsc.votes import Voter
+from ebsc.votes import Voter, certify
 
 __all__ = ["Attacker", "Pgd", "distances", "onto_lattice", "predict"]
 
@@ -178,8 +178,5 @@ def predict(
     campaign = Campaign(
         np.zeros(len(images), np.int64), voter.n_classes, sigma, budget=budget, images=addresses, seed=seed
     )
-    while units := campaign.next_units(16_384):
-        for found in units:
-            campaign.merge(found, voter.count(found))
-    said = campaign.certificates()
+    said = certify(campaign, voter)
     return said["predicted"], said["p_lower"] > 0.5

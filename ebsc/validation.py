@@ -12,7 +12,7 @@ from ebsc.campaign import Campaign
 from ebsc.data import Dataset
 from ebsc.model import Ebsc
 from ebsc.training import noisy_batches
-from ebsc.votes import Precision, Voter
+from ebsc.votes import Precision, Voter, certify
 
 __all__ = ["Quick", "pictures", "quick_certificates"]
 
@@ -49,10 +49,7 @@ def quick_certificates(
     """
     campaign = Campaign(data.labels, data.n_classes, model.sigma, budget=Fixed(n=n, n0=128), seed=seed)
     voter = Voter(model, data.images, levels=data.levels, n_classes=data.n_classes, device=device, precision=precision)
-    while units := campaign.next_units(size=16_384):
-        for unit in units:
-            campaign.merge(unit, voter.count(unit))
-    found = campaign.certificates()
+    found = certify(campaign, voter)
     radius = found["radius"] * (found["predicted"] == found["label"])
     return Quick(float(radius.mean()), float((radius > 0).mean()), float((radius >= model.sigma).mean()))
 

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from ebsc.campaign import Unit
+from ebsc.campaign import Campaign, Unit
 from ebsc.device import as_graph
 from ebsc.errors import InputError, RunError, one_line
 from ebsc.model import Ebsc
 from ebsc.noise import BLOCK, Normals, Stream, perturb
 from ebsc.walkjump import Walk, chain_votes, check
 
-__all__ = ["Precision", "Voter"]
+__all__ = ["Precision", "Voter", "certify"]
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -160,3 +160,11 @@ class Voter:
             raise InputError(f"the model does not take images of shape {shape}: {one_line(error)}") from error
         if logits.shape != (1, self.n_classes):
             raise InputError(f"the model has {logits.shape[1]} classes, the data {self.n_classes}")
+
+
+def certify(campaign: Campaign, voter: Voter) -> np.ndarray:
+    """Count all that a campaign needs, in this process; see :meth:`ebsc.campaign.Campaign.certificates`."""
+    while units := campaign.next_units(16_384):
+        for unit in units:
+            campaign.merge(unit, voter.count(unit))
+    return campaign.certificates()

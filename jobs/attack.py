@@ -1,9 +1,9 @@
 """``ebsc attack``: how far an adversary gets, beside how far certificates reach."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,8 +44,8 @@ class Attack:
     """Attack the images of a certification run: the empirical upper curve beside its certified lower curve.
 
     L2 PGD on the smoothed classifier, by expectation over noise, through xhat; rounded to the pixel lattice within the
-    ball. Then the smoothed prediction is taken there by voting, and may abstain. An image is robust at r while it is
-    classified rightly, with certainty, at the worst points found up to r. Inside a certified radius no attack may
+    ball. Then the smoothed prediction is taken there by voting, and may abstain. An image is right at r while that
+    prediction is, with certainty, at the worst points found up to r. Inside a certified radius no attack may
     succeed: with --radii certified every certified image is attacked at its own radius, which tests just that.
     Interrupted, the same command goes on.
 
@@ -119,12 +119,13 @@ class Attack:
 
     def here(self, hold: Hold) -> None:
         """Attack, write what was found, and say it; what is found is on disk whenever this is stopped."""
-        question = read_config(self.run_folder)["question"]
+        made = read_config(self.run_folder)
+        question = made["question"]
         rows = certificates.read(self.run_folder)
         rows = rows[parse_images(self.images, len(rows))]
         if self.inside and not rows["radius"].any():
             raise InputError(f"nothing is certified in {self.run_folder}")
-        net, whole = self._given(question)
+        net, whole = self._given(question, made["options"].get("model"))
         chosen = whole.take(rows["index"])
         asked = {"run": question, "images": self.images, "radii": self.radii, **asdict(self.pgd)}
         asked |= {name: getattr(self, name) for name in ("n", "alpha", "seed", "batch", "precision", "compile")}
@@ -132,20 +133,19 @@ class Attack:
         with RunFolder(self.folder, config, "attack.parquet"):
             found, adversarial = _Evaluation(self, question, net, chosen, rows).run()
             _write(self.folder, rows, found, adversarial)
-            text = self._text(rows, found, "markdown")
-            write_whole(self.folder / "attack.md", text.encode())
-        print(self._text(rows, found, "text") + f"written to {self.folder}")
+            entry = read_entry(self.run_folder).only(rows["index"])
+            said = self._said(entry, rows, found)
+            write_whole(self.folder / "attack.md", said("markdown").encode())
+        print(said("text") + f"written to {self.folder}")
         if self.plot:
-            entry = self._entry(rows)
             shares = list(zip(self.grid, self._standing(rows, found)[1], strict=True))
             curves([entry], self.plot, attacked={entry.name: shares})
 
-    def _given(self, question: dict[str, Any]) -> tuple[Ebsc, Dataset]:
-        """The run's model and data set, when they are the ones that it was made with."""
-        named = read_config(self.run_folder)["options"].get("model")
+    def _given(self, question: dict[str, Any], named: str | None) -> tuple[Ebsc, Dataset]:
+        """The run's model and data set, when they are the ones that it was made with; ``named``: by the run."""
         if not (self.model or named):
             raise InputError(f"{self.run_folder} does not name its model, as merged runs do not: name it with --model")
-        path = self.model or Path(named)
+        path = self.model or Path(str(named))
         net, spec = model.load(path)
         if (spec.sha256, spec.sigma) != (question["model"], question["sigma"]):
             raise InputError(
@@ -162,9 +162,6 @@ class Attack:
         """Radii to attack at, with 0 for the images as they are."""
         return (0.0, *sorted(set(parse_radii(self.radii))))
 
-    def _entry(self, rows: np.ndarray) -> Entry:
-        return read_entry(self.run_folder).only(rows["index"])
-
     def _standing(self, rows: np.ndarray, found: np.ndarray) -> tuple[list[float], list[float]]:
         """Shares of images that are right up to each radius of the grid, and that are right or abstain."""
         fooled = _fooled(found, rows["label"])
@@ -175,20 +172,19 @@ class Attack:
 
         return left(fooled | ~found["certain"]), left(fooled)
 
-    def _text(self, rows: np.ndarray, found: np.ndarray, form: Format) -> str:
-        """Both curves, and what happened inside certified radii."""
+    def _said(self, entry: Entry, rows: np.ndarray, found: np.ndarray) -> Callable[[Format], str]:
+        """Both curves, and what happened inside certified radii, in whatever form."""
         tried, fooled = _inside(rows, found)
-        alpha = read_config(self.run_folder)["question"]["budget"]["alpha"]
         stages = 1 if self.inside else len(self.grid)
-        limit = false_certificates(len(rows), min(alpha + stages * self.alpha, 1.0))
+        limit = false_certificates(len(rows), min((entry.alpha or 0.0) + stages * self.alpha, 1.0))
         inside = (
             f"{tried} certified images attacked inside their certified radius: {fooled} predicted as another class"
             f" there (what certificates and predictions may err allows {limit})."
         )
         if self.inside:
-            return inside + "\n"
+            return lambda form: inside + "\n"
         images = len(rows)
-        shares = [self._entry(rows).accuracy(radius) for radius in self.grid], *self._standing(rows, found)
+        shares = [entry.accuracy(radius) for radius in self.grid], *self._standing(rows, found)
         names = "certified (guarantee)", "right under attack", "right or abstaining (upper curve)"
         body = [
             [name, *(floor_percent(share, images) for share in row)] for name, row in zip(names, shares, strict=True)
@@ -199,7 +195,7 @@ class Attack:
             " estimate: another attack may find worse.",
             inside,
         ]
-        return typeset(["accuracy", *(f"r={radius:g}" for radius in self.grid)], body, notes, form)
+        return partial(typeset, ["accuracy", *(f"r={radius:g}" for radius in self.grid)], body, notes)
 
 
 class _Evaluation:

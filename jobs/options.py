@@ -111,9 +111,10 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
 def command_line(command: Any) -> str:
     """What one would type for a command, with the options that are not at their defaults.
 
+    >>> from ebsc.walkjump import Walk
     >>> from jobs.sample import Sample
     >>> from pathlib import Path
-    >>> command_line(Sample(model=Path("models/my model"), steps=300))
+    >>> command_line(Sample(model=Path("models/my model"), walk=Walk(steps=300)))
     "ebsc sample 'models/my model' --steps 300"
     """
     return shlex.join(["ebsc", type(command).__name__.lower(), *_words(command, {}, "")])

@@ -38,6 +38,7 @@ def curves(
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for number, entry in enumerate(entries):
+        colour = _COLOURS[number % len(_COLOURS)]
         # exact staircase: the share of images whose radius is at least r falls by 1/N at each certified radius
         radii = np.sort(entry.radius[entry.radius > 0])
         shares = 100 * np.arange(len(radii), 0, -1) / len(entry.radius)
@@ -46,12 +47,11 @@ def curves(
             np.concatenate([[100 * len(radii) / len(entry.radius)], shares]),
             where="pre",
             label=f"{entry.name} (ACR {floor_radius(entry.acr)})",
-            color=_COLOURS[number % len(_COLOURS)],
+            color=colour,
             linestyle=_STYLES[number % len(_STYLES)],
         )
         if attacked and entry.name in attacked:
             under = np.array(attacked[entry.name])
-            colour = _COLOURS[number % len(_COLOURS)]
             axes.plot(under[:, 0], 100 * under[:, 1], "v:", color=colour, label=f"{entry.name} under attack")
     axes.set(
         xlabel="L2 radius (pixels on [0, 1])",

@@ -138,11 +138,13 @@ BUDGETS = {"mnist": _mnist, "digits": _digits}
 
 @dataclass(frozen=True)
 class _Step:
-    """One command, what it is for, and the file that says that it is done."""
+    """One command, what it is for, the file that says that it is done, and what of it the story shows."""
 
     title: str
     command: Any
     done: Path | None = None
+    table: Path | None = None
+    figure: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,33 +259,34 @@ class Reproduce:
         yield self._table("Plug-in EBSC and plain smoothing of the same linear classifier", "plug-in", plain + plug_in)
         yield self._table("Learned EBSC and baselines", "learned", [*gaussian, attacked, *learned], peers=self.peers)
         yield self._table("One step and walk-jump, of equal network evaluations at most", "walk-jump", [middle, walked])
-        everything = self._table("The envelope over sigma and epsilon", "envelope", plug_in + learned, peers=self.peers)
-        yield replace(everything, command=replace(everything.command, envelope=True))
+        title = "The envelope over sigma and epsilon"
+        yield self._table(title, "envelope", plug_in + learned, peers=self.peers, envelope=True)
         yield from self._looks(middle, plug_in + learned)
 
     def _looks(self, middle: str, runs: list[str]) -> Iterator[_Step]:
         """What is not a certificate: the attack on the last of the runs, chains, theory, geometry."""
         plan, folder = self._plan, self.folder
-        first, *rest = parse_radii(plan.radii)
+        figure = folder / "attack.png"
         attack = Attack(
             run_folder=folder / "runs" / runs[-1],
             data_root=self.data_root,
             images=plan.attacked,
-            radii=",".join(f"{radius:g}" for radius in ([first] if first else []) + rest),
+            radii=",".join(f"{radius:g}" for radius in parse_radii(plan.radii) if radius),
             pgd=plan.pgd,
             n=plan.n,
             precision=plan.precision,
             compile=plan.compile,
-            plot=folder / "attack.png",
+            plot=figure,
         )
-        yield _Step("The empirical curve of the learned EBSC, beside the certified one", attack)
+        title, table = "The empirical curve of the learned EBSC, beside the certified one", attack.folder / "attack.md"
+        yield _Step(title, attack, table=table, figure=figure)
         model, out = folder / "models" / middle, folder / "samples"
-        sample = Sample(model=model, out=out, steps=plan.samples, data_root=self.data_root)
-        yield _Step("Look at walks and jumps", sample, out / "sample.json")
-        plot = folder / "theory.png"  # written last
-        theory = Theory(sigma=plan.middle, n=plan.n, out=folder / "theory.md", format="markdown", plot=plot)
-        yield _Step("The two-class linear case, exactly", theory, plot)
-        plot = folder / "geometry.png"
+        sample = Sample(model=model, out=out, walk=Walk(steps=plan.samples), data_root=self.data_root)
+        yield _Step("Look at walks and jumps", sample, out / "sample.json", figure=out / "walks.png")
+        table, figure = folder / "theory.md", folder / "theory.png"  # the figure is written last
+        theory = Theory(sigma=plan.middle, n=plan.n, out=table, format="markdown", plot=figure)
+        yield _Step("The two-class linear case, exactly", theory, figure, table, figure)
+        table, figure = folder / "geometry.md", folder / "geometry.png"
         geometry = Geometry(
             data=self.data,
             data_root=self.data_root,
@@ -292,10 +295,10 @@ class Reproduce:
             radii=plan.radii,
             runs=tuple(folder / "runs" / run for run in runs),
             format="markdown",
-            out=folder / "geometry.md",
-            plot=plot,
+            out=table,
+            plot=figure,
         )
-        yield _Step("Geometry: what the distances predict", geometry, plot)
+        yield _Step("Geometry: what the distances predict", geometry, figure, table, figure)
 
     def _under_attack(self, epsilon: float) -> dict[str, Any]:
         plan = self._plan
@@ -330,10 +333,11 @@ class Reproduce:
         )
         return _Step(f"Certify {name}", replace(command, **options), run / "certificates.parquet")
 
-    def _table(self, title: str, name: str, runs: list[str], peers: tuple[Path, ...] = ()) -> _Step:
+    def _table(self, title: str, name: str, runs: list[str], peers: tuple[Path, ...] = (), **options: Any) -> _Step:
         rows = *(self.folder / "runs" / run for run in runs), *peers
         out, plot = self.folder / f"{name}.md", self.folder / f"{name}.png"
-        return _Step(title, Table(rows=rows, radii=self._plan.radii, format="markdown", out=out, plot=plot))
+        command = Table(rows=rows, radii=self._plan.radii, format="markdown", out=out, plot=plot, **options)
+        return _Step(title, command, table=out, figure=plot)
 
     def _story(self, steps: list[_Step]) -> str:
         """All tables and figures, with the command that made each."""
@@ -346,15 +350,10 @@ class Reproduce:
         ]
         for step in steps:
             parts.append(f"## {step.title}\n\n```sh\n{command_line(step.command)}\n```\n")
-            out, plot = (getattr(step.command, name, None) for name in ("out", "plot"))
-            if isinstance(out, Path) and out.suffix == ".md":
-                parts.append(out.read_text())
-            elif isinstance(step.command, Attack):
-                parts.append((step.command.folder / "attack.md").read_text())
-            elif isinstance(step.command, Sample):
-                plot = self.folder / "samples" / "walks.png"
-            if plot:
-                parts.append(f"![{step.title}]({plot.relative_to(self.folder)})\n")
+            if step.table:
+                parts.append(step.table.read_text())
+            if step.figure:
+                parts.append(f"![{step.title}]({step.figure.relative_to(self.folder)})\n")
         return "\n".join(parts)
 
 

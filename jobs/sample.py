@@ -1,7 +1,7 @@
 """``ebsc sample``: walk-jump sampling, to see what an energy has learned."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,12 +45,8 @@ class Sample:
     """Folder for walks.png and sample.json. Default: MODEL/sample."""
     chains: int = 8
     """Chains to walk."""
-    steps: int = 1000
-    """Steps of each."""
-    step_size: float = 0.5
-    """Length of a step, in units of sigma."""
-    friction: float | None = None
-    """Walk underdamped, with this friction; absent: overdamped. See `ebsc certify --help`."""
+    walk: Annotated[Walk, tyro.conf.OmitArgPrefixes] = field(default_factory=lambda: Walk(steps=1000))
+    """How each of them walks."""
     start: Literal["noise", "data"] = "noise"
     """noise: pixels uniform on [0, 1], under noise; data: test images under noise."""
     data_root: Path | None = None
@@ -63,12 +59,12 @@ class Sample:
     """cpu, cuda, or auto: CUDA where there is one."""
 
     def __post_init__(self) -> None:
-        if self.chains < 2 or self.columns < 2 or self.steps < max(4, self.columns - 1):
+        if self.chains < 2 or self.columns < 2 or self.walk.steps < max(4, self.columns - 1):
             raise InputError("give 2 chains or more, 2 columns or more, and no fewer steps than columns, at least 4")
 
     def run(self) -> None:
         """Walk, and write what was seen."""
-        how = Walk(steps=self.steps, step_size=self.step_size, friction=self.friction)
+        how = self.walk
         net, spec = model.load(self.model)
         check(net)
         folder, device = self.out or self.model / "sample", pick(self.device)
@@ -76,7 +72,7 @@ class Sample:
         start = self._start(spec, generator)
         make_folder(folder, "samples")
         normals = (torch.randn(start.shape, generator=generator, device=device) for _ in range(how.normals))
-        shown = {round(column * self.steps / (self.columns - 1)) for column in range(self.columns)}
+        shown = {round(column * how.steps / (self.columns - 1)) for column in range(self.columns)}
         net, pictures, jumps, classes = net.to(device).eval(), [], [], []
         with torch.no_grad(), Reporter(f"walking with {self.model.name}") as reporter:
             for step, (y, jump) in enumerate(walk(net.denoiser, start, normals, net.sigma, how)):
@@ -84,15 +80,15 @@ class Sample:
                     pictures.append(torch.stack([y, jump], 1).cpu())
                 if not jump.isfinite().all():
                     raise InputError(f"the walk diverged at step {step}: give a smaller --step-size")
-                if step > self.steps // 2:  # before, a walk is on the way from its start
+                if step > how.steps // 2:  # before, a walk is on the way from its start
                     jumps.append(jump.flatten(1).cpu())
                     classes.append(net.classifier(jump).argmax(1).cpu())
-                reporter.show(step, self.steps, f"step {step:,} of {self.steps:,}")
+                reporter.show(step, how.steps, f"step {step:,} of {how.steps:,}")
         found = _mixing(torch.stack(jumps, 1), torch.stack(classes, 1).numpy())
         walks(_grid(torch.stack(pictures, 2)), f"{self.model.name}, sigma {net.sigma:g}", folder / "walks.png")
         record = {"mixing": found, "walk": asdict(how), "options": options(self), "provenance": provenance()}
         write_whole(folder / "sample.json", json.dumps(record, indent=2).encode() + b"\n")
-        print(_say(found, self.chains, self.steps))
+        print(_say(found, self.chains, how.steps))
         print(f"walks and jumps: {folder / 'walks.png'}")
 
     def _start(self, spec: ModelSpec, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from ebsc.campaign import Campaign
 from ebsc.errors import InputError
 from ebsc.model import check_sigma
 from ebsc.theory import exact_model, margin, mean_radius, share_lowered, signed_radius
-from ebsc.votes import Voter
+from ebsc.votes import Voter, certify
 from jobs.options import parse_numbers
 from jobs.tables import Format, put, typeset
 
@@ -125,10 +125,7 @@ def certified(problem: Problem, side: int, budget: Fixed, seed: int, number: int
     model = exact_model(w, mu, 0.0 if problem.plain else problem.s, problem.sigma, image.shape)
     voter = Voter(model.plain() if problem.plain else model, image[None], levels=_LEVELS, n_classes=2, batch=4096)
     campaign = Campaign(np.ones(1, np.int64), 2, problem.sigma, budget=budget, images=np.array([number]), seed=seed)
-    while units := campaign.next_units(100_000):
-        for unit in units:
-            campaign.merge(unit, voter.count(unit))
-    (row,) = campaign.certificates()
+    (row,) = certify(campaign, voter)
     sign, votes = 2 * int(row["predicted"]) - 1, int(row["counts"][row["predicted"]])
     ends = (bound(votes, budget.n, budget.alpha / 2) for bound in (clopper_pearson_lower, clopper_pearson_upper))
     low, high = (float(problem.sigma * ndtri(end)) for end in ends)

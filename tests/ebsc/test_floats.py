@@ -14,6 +14,7 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
+from ebsc import votes
 from ebsc.bounds import clopper_pearson_lower, radius
 from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign
@@ -55,10 +56,7 @@ def certify(images: np.ndarray, classifier: nn.Module, n: int = N, addresses=Non
     """What the real pipeline certifies."""
     voter = Voter(Ebsc(nn.Identity(), classifier, SIGMA), images, levels=LEVELS, n_classes=2, batch=4096)
     campaign = Campaign(np.zeros(len(images), dtype=np.int64), 2, SIGMA, budget=Fixed(n=n), images=addresses)
-    while units := campaign.next_units(100_000):
-        for unit in units:
-            campaign.merge(unit, voter.count(unit))
-    return campaign.certificates()
+    return votes.certify(campaign, voter)
 
 
 def excess(levels, predicted, radii) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ebsc import votes
 from ebsc.bounds import clopper_pearson_lower
 from ebsc.budgets import Budget, Fixed, Sequential
 from ebsc.campaign import Campaign
@@ -62,10 +63,7 @@ def certify(problem: Problem, budget: Budget, rows: int = 1, *, plain: bool = Fa
     model = problem.model.plain() if plain else problem.model
     voter = Voter(model, np.stack([problem.image] * rows), levels=LEVELS, n_classes=2, batch=4096)
     campaign = Campaign(np.ones(rows, dtype=np.int64), 2, SIGMA, budget=budget)
-    while units := campaign.next_units(100_000):
-        for unit in units:
-            campaign.merge(unit, voter.count(unit))
-    return campaign.certificates()
+    return votes.certify(campaign, voter)
 
 
 SHAPES = [(1, 1, 2), (1, 8, 8)]
