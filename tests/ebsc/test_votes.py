@@ -3,66 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from voting import BUDGET, SIGMA, certificates, images, model, naive, units
 
 from ebsc import data
-from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign, Unit
 from ebsc.errors import InputError
-from ebsc.model import Ebsc, ModelSpec, build
-from ebsc.noise import BLOCK, Normals, Stream, perturb
+from ebsc.model import Ebsc
 from ebsc.votes import Voter
-
-SIGMA = 0.5
-ADDRESSES = np.array([5, 900, 2])
-BUDGET = Fixed(n=200, n0=40)
-
-
-def model(denoiser: str = "residual") -> Ebsc:
-    torch.manual_seed(0)
-    options = {"kind": denoiser} | ({"width": 4} if denoiser != "none" else {})
-    spec = ModelSpec(sigma=SIGMA, shape=(1, 8, 8), n_classes=10, levels=16, denoiser=options)
-    net = build(spec)
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return net.eval()
-
-
-def images() -> np.ndarray:
-    return data.load("digits", "test").images[:3]
-
-
-def campaign(seed: int = 0) -> Campaign:
-    return Campaign(np.zeros(3, dtype=np.int64), 10, SIGMA, budget=BUDGET, images=ADDRESSES, seed=seed)
-
-
-def certificates(voter: Voter, size: int = 10**6, *, shuffle: bool = False, seed: int = 0) -> bytes:
-    run = campaign(seed)
-    while units := run.next_units(size):
-        for unit in reversed(units) if shuffle else units:
-            run.merge(unit, voter.count(unit))
-    return run.certificates().tobytes()
-
-
-@torch.no_grad()
-def naive(net: Ebsc, pixels: np.ndarray, unit: Unit) -> np.ndarray:
-    """One draw at a time, in the words of the definition."""
-    counts = np.zeros((len(unit.spans), 10), dtype=np.int64)
-    for line, span in enumerate(unit.spans):
-        for draw in range(span["start"], span["stop"]):
-            noise = Normals(unit.seed, (1, 8, 8), "cpu")
-            z = noise.block(int(span["image"]), Stream(span["stream"]), draw // BLOCK)[draw % BLOCK]
-            y = perturb(torch.from_numpy(pixels[span["row"]])[None], z[None], SIGMA, 16)
-            counts[line, net(y).argmax(1)] += 1
-    return counts
-
-
-def units() -> list[Unit]:
-    """Units of both streams that are cut within an image."""
-    run = campaign(seed=3)
-    first = run.next_units(128)
-    for unit in first:
-        run.merge(unit, np.eye(1, 10, dtype=np.int64).repeat(len(unit.spans), 0) * 40)
-    return [*first, *run.next_units(300, limit=1)]
 
 
 @pytest.mark.parametrize("denoiser", ["residual", "network", "none"])

@@ -3,17 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from voting import SIGMA, certificates, images, model, naive, units
 
-from ebsc import data
-from ebsc.budgets import Fixed
-from ebsc.campaign import Campaign, Unit
 from ebsc.errors import InputError
-from ebsc.model import Ebsc, ModelSpec, build
-from ebsc.noise import BLOCK, Normals, Stream, perturb
+from ebsc.noise import BLOCK, Normals, Stream
 from ebsc.votes import Voter
 from ebsc.walkjump import Walk, chain_votes, split_r_hat, walk
 
-SIGMA = 0.5
 WALKS = [Walk(steps=2), Walk(steps=1, step_size=1.2), Walk(steps=2, friction=0.7)]
 IDS = ["overdamped", "one long step", "underdamped"]
 
@@ -80,67 +76,19 @@ def test_a_chain_of_k_steps_makes_k_plus_1_evaluations(how):
 # -- votes ------------------------------------------------------------------------------------------------------------
 
 
-def model() -> Ebsc:
-    torch.manual_seed(0)
-    spec = ModelSpec(sigma=SIGMA, shape=(1, 8, 8), n_classes=10, levels=16, denoiser={"kind": "residual", "width": 4})
-    net = build(spec)
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return net.eval()
-
-
-def images() -> np.ndarray:
-    return data.load("digits", "test").images[:3]
-
-
-def campaign(seed: int = 0) -> Campaign:
-    return Campaign(
-        np.zeros(3, dtype=np.int64), 10, SIGMA, budget=Fixed(n=200, n0=40), images=np.array([5, 9, 2]), seed=seed
-    )
-
-
-@torch.no_grad()
-def naive(net: Ebsc, pixels: np.ndarray, unit: Unit, how: Walk) -> np.ndarray:
-    """One chain at a time, in the words of the definition."""
-    counts = np.zeros((len(unit.spans), 10), dtype=np.int64)
-    noise = Normals(unit.seed, (1, 8, 8), "cpu")
-    for line, span in enumerate(unit.spans):
-        for draw in range(span["start"], span["stop"]):
-            where = int(span["image"]), Stream(span["stream"]), draw // BLOCK
-            z, *later = [
-                noise.block(*where, *step)[draw % BLOCK][None] for step in [(), *zip(range(1, how.normals + 1))]
-            ]
-            y = perturb(torch.from_numpy(pixels[span["row"]])[None], z, SIGMA, 16)
-            jumps = torch.cat([jump for _, jump in walk(net.denoiser, y, later, SIGMA, how)])
-            counts[line, net.classifier(jumps).softmax(1).mean(0).argmax()] += 1
-    return counts
-
-
 @pytest.mark.parametrize("how", WALKS, ids=IDS)
 def test_votes_are_those_of_a_naive_loop(how):
     net, pixels = model(), images()
     voter = Voter(net, pixels, levels=16, n_classes=10, batch=64, walk=how)
-    run = campaign(seed=3)
-    first = run.next_units(128)
-    for unit in first:
-        run.merge(unit, np.eye(1, 10, dtype=np.int64).repeat(len(unit.spans), 0) * 40)
-    for unit in [*first, *run.next_units(300, limit=1)]:
+    for unit in units():
         np.testing.assert_array_equal(voter.count(unit), naive(net, pixels, unit, how))
-
-
-def certificates(voter: Voter, size: int = 10**6) -> bytes:
-    run = campaign()
-    while units := run.next_units(size):
-        for unit in reversed(units):
-            run.merge(unit, voter.count(unit))
-    return run.certificates().tobytes()
 
 
 @pytest.mark.parametrize("how", WALKS, ids=IDS)
 def test_votes_do_not_depend_on_batches_units_or_order(how):
     voters = [Voter(model(), images(), levels=16, n_classes=10, batch=batch, walk=how) for batch in (16, 256)]
     expected = certificates(voters[0])
-    assert certificates(voters[1]) == certificates(voters[0], size=BLOCK) == expected
+    assert certificates(voters[1], shuffle=True) == certificates(voters[0], size=BLOCK, shuffle=True) == expected
     assert certificates(Voter(model(), images(), levels=16, n_classes=10)) != expected
 
 
