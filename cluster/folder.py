@@ -16,7 +16,7 @@ import filelock
 from ebsc.errors import InputError
 from ebsc.files import make_folder, write_whole
 
-__all__ = ["RunFolder", "alive", "clear", "holder", "read_config"]
+__all__ = ["RunFolder", "alive", "clear", "flat", "holder", "read_config"]
 
 
 class RunFolder:
@@ -102,8 +102,8 @@ class RunFolder:
                     raise InputError(f"{self.path} holds {artefact} but no config.json: not a folder that can go on")
             write_whole(path, _text(config))
             return False
-        old, new = (_flat(question) for question in (read_config(self.path)["question"], config["question"]))
-        if old != new and old in map(_flat, extends):
+        old, new = (flat(question) for question in (read_config(self.path)["question"], config["question"]))
+        if old != new and old in map(flat, extends):
             return True
         changed = [
             f"{key} is {old.get(key)} there, {new.get(key)} here"
@@ -119,12 +119,12 @@ def _text(config: dict[str, Any]) -> bytes:
     return json.dumps(config, indent=2).encode() + b"\n"
 
 
-def _flat(question: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(question: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """The question with nested names joined by dots, and values as JSON has them."""
     found: dict[str, str] = {}
     for key, value in question.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
             found[prefix + key] = json.dumps(value)
     return found

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tyro
 
 from cluster import certificates
 from cluster.folder import RunFolder, read_config
-from ebsc import data, model
 from ebsc.attack import Attacker, Pgd, distances, predict
 from ebsc.bounds import false_certificates
 from ebsc.budgets import Sequential
@@ -25,18 +22,16 @@ from ebsc.files import write_whole
 from ebsc.model import Ebsc
 from ebsc.votes import Precision, Voter
 from ebsc.walkjump import Walk
+from jobs import attacked
+from jobs.attacked import FOUND
 from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.options import parse_images, parse_radii
 from jobs.plots import curves
 from jobs.progress import Reporter
-from jobs.provenance import check_images, options, provenance
+from jobs.provenance import options, own_data, own_model, provenance
 from jobs.tables import Entry, Format, floor_percent, read_entry, typeset
 
 __all__ = ["Attack"]
-
-FOUND = np.dtype([("row", "i8"), ("radius", "f8"), ("length", "f8"), ("predicted", "i8"), ("certain", "?")])
-"""What came of the attack on one image: the radius allowed, the length used, the prediction there, and whether it is
-certain (else the smoothed classifier abstains)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +120,16 @@ class Attack:
         rows = rows[parse_images(self.images, len(rows))]
         if self.inside and not rows["radius"].any():
             raise InputError(f"nothing is certified in {self.run_folder}")
-        net, whole = self._given(question, made["options"].get("model"))
-        chosen = whole.take(rows["index"])
+        net, _ = own_model(self.run_folder, made, self.model)
+        if not question["lattice"]:
+            raise InputError(f"{self.run_folder} is off the lattice: its certificates are not sound in floating point")
+        chosen = own_data(self.run_folder, question, self.data_root).take(rows["index"])
         asked = {"run": question, "images": self.images, "radii": self.radii, **asdict(self.pgd)}
         asked |= {name: getattr(self, name) for name in ("n", "alpha", "seed", "batch", "precision", "compile")}
         config = {"question": asked, "options": options(self), "provenance": provenance()}
         with RunFolder(self.folder, config, "attack.parquet"):
             found, adversarial = _Evaluation(self, question, net, chosen, rows).run()
-            _write(self.folder, rows, found, adversarial)
+            attacked.write(self.folder, rows, found, adversarial)
             entry = read_entry(self.run_folder).only(rows["index"])
             said = self._said(entry, rows, found)
             write_whole(self.folder / "attack.md", said("markdown").encode())
@@ -140,22 +137,6 @@ class Attack:
         if self.plot:
             shares = list(zip(self.grid, self._standing(rows, found)[1], strict=True))
             curves([entry], self.plot, attacked={entry.name: shares})
-
-    def _given(self, question: dict[str, Any], named: str | None) -> tuple[Ebsc, Dataset]:
-        """The run's model and data set, when they are the ones that it was made with; ``named``: by the run."""
-        if not (self.model or named):
-            raise InputError(f"{self.run_folder} does not name its model, as merged runs do not: name it with --model")
-        path = self.model or Path(str(named))
-        net, spec = model.load(path)
-        if (spec.sha256, spec.sigma) != (question["model"], question["sigma"]):
-            raise InputError(
-                f"{path} is not the model of {self.run_folder}: its weights are others; name it with --model"
-            )
-        if not question["lattice"]:
-            raise InputError(f"{self.run_folder} is off the lattice: its certificates are not sound in floating point")
-        whole = data.load(question["data"], question["split"], self.data_root)
-        check_images(self.run_folder, question, whole)
-        return net.plain() if question["plain"] else net, whole
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -165,11 +146,7 @@ class Attack:
     def _standing(self, rows: np.ndarray, found: np.ndarray) -> tuple[list[float], list[float]]:
         """Shares of images that are right up to each radius of the grid, and that are right or abstain."""
         fooled = _fooled(found, rows["label"])
-
-        def left(lost: np.ndarray) -> list[float]:
-            fell = [len(np.unique(found["row"][lost & (found["radius"] <= radius)])) for radius in self.grid]
-            return [1 - count / len(rows) for count in fell]
-
+        left = partial(attacked.standing, found["row"], found["radius"], grid=self.grid, images=len(rows))
         return left(fooled | ~found["certain"]), left(fooled)
 
     def _said(self, entry: Entry, rows: np.ndarray, found: np.ndarray) -> Callable[[Format], str]:
@@ -308,20 +285,6 @@ def _inside(rows: np.ndarray, found: np.ndarray) -> tuple[int, int]:
     within = (mine["radius"] > 0) & (found["length"] > 0) & (found["length"] <= mine["radius"])
     fooled = within & found["certain"] & (found["predicted"] != mine["predicted"])
     return len(np.unique(found["row"][within])), len(np.unique(found["row"][fooled]))
-
-
-def _write(folder: Path, rows: np.ndarray, found: np.ndarray, images: np.ndarray) -> None:
-    """``attack.parquet``, a line an image and radius, and ``adversarial.npz`` with the images of the same lines."""
-    mine = rows[found["row"]]
-    columns = {"index": mine["index"], "label": mine["label"], "certified": mine["predicted"]}
-    columns |= {"certified_radius": mine["radius"]} | {
-        name: found[name] for name in ("radius", "length", "predicted", "certain")
-    }
-    sink, arrays = pa.BufferOutputStream(), io.BytesIO()
-    pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), sink, compression="zstd")
-    np.savez_compressed(arrays, index=mine["index"], radius=found["radius"], images=images)
-    write_whole(folder / "adversarial.npz", arrays.getvalue())
-    write_whole(folder / "attack.parquet", sink.getvalue().to_pybytes())
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def main() -> None:
         from jobs.demo import Demo
         from jobs.geometry import Geometry
         from jobs.merge import Merge
+        from jobs.report import Report
         from jobs.reproduce import Reproduce
         from jobs.sample import Sample
         from jobs.states import Jobs
@@ -63,6 +64,7 @@ def main() -> None:
                 "train": Train,
                 "certify": Certify,
                 "table": Table,
+                "report": Report,
                 "attack": Attack,
                 "status": ShowStatus,
                 "jobs": Jobs,

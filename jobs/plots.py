@@ -21,11 +21,13 @@ from ebsc.validation import pictures
 from jobs.tables import Entry
 from jobs.theory import Point, Problem, Region
 
-__all__ = ["curves", "denoised", "distances", "theory", "walks"]
+__all__ = ["COLOURS", "STYLES", "curves", "denoised", "distances", "theory", "walks"]
 
-# Okabe & Ito: told apart by colour-blind readers; line styles tell them apart in grey
-_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-_STYLES = ["-", "--", "-.", ":"]
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+"""Okabe & Ito: told apart by colour-blind readers."""
+
+STYLES = ["-", "--", "-.", ":"]
+"""Of lines: they tell them apart in grey."""
 
 
 def curves(
@@ -38,7 +40,7 @@ def curves(
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for number, entry in enumerate(entries):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         # exact staircase: the share of images whose radius is at least r falls by 1/N at each certified radius
         radii = np.sort(entry.radius[entry.radius > 0])
         shares = 100 * np.arange(len(radii), 0, -1) / len(entry.radius)
@@ -48,7 +50,7 @@ def curves(
             where="pre",
             label=f"{entry.name} (ACR {floor_radius(entry.acr)})",
             color=colour,
-            linestyle=_STYLES[number % len(_STYLES)],
+            linestyle=STYLES[number % len(STYLES)],
         )
         if attacked and entry.name in attacked:
             under = np.array(attacked[entry.name])
@@ -104,13 +106,13 @@ def distances(other: np.ndarray, same: np.ndarray, errors: Mapping[float, float]
     left, right = figure.subplots(1, 2)
     shares = 100 * np.arange(1, len(other) + 1) / len(other)
     for values, label, style in ((same, "nearest of its own class", 1), (other, "nearest of another class", 0)):
-        left.step(np.sort(values), shares, where="post", label=label, color=_COLOURS[style], linestyle=_STYLES[style])
+        left.step(np.sort(values), shares, where="post", label=label, color=COLOURS[style], linestyle=STYLES[style])
     for number, sigma in enumerate(errors):
         left.axvline(
             shell(sigma, dimension)[0],
             label=f"radius of the shell, sigma {sigma:g}",
-            color=_COLOURS[2 + number % 5],
-            linestyle=_STYLES[2 + number % 2],
+            color=COLOURS[2 + number % 5],
+            linestyle=STYLES[2 + number % 2],
         )
     left.set(
         xlabel="L2 distance (pixels on [0, 1])", ylabel="images with a training image that near (%)", ylim=(0, 100)
@@ -123,7 +125,7 @@ def distances(other: np.ndarray, same: np.ndarray, errors: Mapping[float, float]
         "of their shells, at the median distance": [shell_overlap(typical, sigma, dimension) for sigma in sigmas],
     }
     for (label, mass), style in zip(masses.items(), (0, 1), strict=True):
-        right.plot(sigmas, 100 * np.array(mass), label=label, color=_COLOURS[style], linestyle=_STYLES[style])
+        right.plot(sigmas, 100 * np.array(mass), label=label, color=COLOURS[style], linestyle=STYLES[style])
     right.plot(
         list(errors),
         [100 * error for error in errors.values()],
@@ -146,7 +148,7 @@ def theory(rows: Sequence[Sequence[Problem]], points: Sequence[Point], region: R
     left, right = figure.subplots(1, 2)
     fine = np.linspace(rows[0][0].angle, rows[-1][0].angle, 61)
     for number, problem in enumerate(rows[0]):
-        colour = "#000000" if problem.plain else _COLOURS[(number - 1) % len(_COLOURS)]
+        colour = "#000000" if problem.plain else COLOURS[(number - 1) % len(COLOURS)]
         label = "plain: the margin" if problem.plain else f"EBSC, s = {problem.s:g}"
         radii = [replace(problem, angle=float(angle)).at_mean for angle in fine]
         left.plot(fine, radii, color=colour, linestyle="--" if problem.plain else "-", label=label)
@@ -166,7 +168,7 @@ def theory(rows: Sequence[Sequence[Problem]], points: Sequence[Point], region: R
 def _plane(figure: Figure, axes: Axes, region: Region) -> None:
     """What denoising adds to the signed radius, and the boundaries of both classifiers."""
     problem, axis, most = region.problem, region.axis, max(float(np.abs(region.gain).max()), 1e-9)
-    colours = LinearSegmentedColormap.from_list("gain", [_COLOURS[1], "#FFFFFF", _COLOURS[0]])
+    colours = LinearSegmentedColormap.from_list("gain", [COLOURS[1], "#FFFFFF", COLOURS[0]])
     image = axes.contourf(axis, axis, region.gain, 12, cmap=colours, vmin=-most, vmax=most)
     figure.colorbar(image, ax=axes, label="signed radius: EBSC minus plain")
     names = {

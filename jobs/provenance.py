@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from ebsc import data, model
 from ebsc.data import Dataset
 from ebsc.errors import InputError
+from ebsc.model import Ebsc, ModelSpec
 from jobs.options import parse_images
 
-__all__ = ["check_images", "options", "provenance"]
+__all__ = ["check_images", "options", "own_data", "own_model", "provenance"]
 
 
 def options(command: Any) -> dict[str, Any]:
@@ -50,6 +52,38 @@ def check_images(folder: Path, question: dict[str, Any], whole: Dataset) -> None
         chosen = whole.take(parse_images(images, len(whole.labels)))
         if (chosen if question["lattice"] else chosen.off_lattice()).checksum != checksum:
             raise InputError(f"{folder} was made on other images than {whole.name} holds now: their checksums differ")
+
+
+def own_model(folder: Path, config: dict[str, Any], named: Path | None = None) -> tuple[Ebsc, ModelSpec]:
+    """What a run voted over: its own model, without the denoiser where it was plain; and the model's specification.
+
+    Args:
+        folder: the run folder.
+        config: its ``config.json``.
+        named: where the model is, when it is not where the run found it.
+
+    Raises:
+        InputError: it cannot be found or read, or is another one.
+    """
+    question = config["question"]
+    at = named or config["options"].get("model")
+    if not at:
+        raise InputError(f"{folder} does not name its model, as merged runs do not: name it with --model")
+    net, spec = model.load(at)
+    if (spec.sha256, spec.sigma) != (question["model"], question["sigma"]):
+        raise InputError(f"{at} is not the model of {folder}: its weights are others; name it with --model")
+    return net.plain() if question["plain"] else net, spec
+
+
+def own_data(folder: Path, question: dict[str, Any], data_root: Path | None = None) -> Dataset:
+    """The whole data set that a run was made on, off the lattice where the run was.
+
+    Raises:
+        InputError: it cannot be read, or holds other images now.
+    """
+    whole = data.load(question["data"], question["split"], data_root)
+    check_images(folder, question, whole)
+    return whole if question["lattice"] else whole.off_lattice()
 
 
 def _commit() -> str:

@@ -12,7 +12,8 @@ from scipy import stats
 from cluster import certificates
 from ebsc import data
 from ebsc.attack import Attacker, distances
-from jobs.attack import FOUND, Attack, _fooled, _inside
+from jobs.attack import Attack, _fooled, _inside
+from jobs.attacked import FOUND
 
 QUICK = ["--steps", 3, "--draws", 4, "--n", 500]
 

@@ -1,0 +1,96 @@
+"""What an attack found, on disk: ``attack.parquet`` and ``adversarial.npz``, a line an image and radius."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ebsc.errors import InputError, one_line
+from ebsc.files import write_whole
+
+__all__ = ["FOUND", "Attacked", "read", "standing", "write"]
+
+FOUND = np.dtype([("row", "i8"), ("radius", "f8"), ("length", "f8"), ("predicted", "i8"), ("certain", "?")])
+"""What came of the attack on one image: the radius allowed, the length used, the prediction there, and whether it is
+certain (else the smoothed classifier abstains)."""
+
+_KINDS = {"index": "i8", "label": "i8", "radius": "f8", "length": "f8", "predicted": "i8", "certain": "?"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked:
+    """An attack that has ended.
+
+    Attributes:
+        lines: ``index``, ``label``, and ``radius``, ``length``, ``predicted``, ``certain`` as of :data:`FOUND`.
+        images: what was attacked with, in the order of the lines; pixel integers.
+    """
+
+    lines: np.ndarray
+    images: np.ndarray
+
+    @property
+    def fooled(self) -> np.ndarray:
+        """Lines where another class than the label is predicted, with certainty."""
+        return self.lines["certain"] & (self.lines["predicted"] != self.lines["label"])
+
+
+def write(folder: Path, rows: np.ndarray, found: np.ndarray, images: np.ndarray) -> None:
+    """Write both files.
+
+    Args:
+        folder: of the attack.
+        rows: certificates of the run that was attacked.
+        found: lines of :data:`FOUND`, whose ``row`` counts these rows.
+        images: what was attacked with, in the order of the lines.
+    """
+    mine = rows[found["row"]]
+    columns = {"index": mine["index"], "label": mine["label"], "certified": mine["predicted"]}
+    columns |= {"certified_radius": mine["radius"]} | {
+        name: found[name] for name in ("radius", "length", "predicted", "certain")
+    }
+    sink, arrays = pa.BufferOutputStream(), io.BytesIO()
+    pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), sink, compression="zstd")
+    np.savez_compressed(arrays, index=mine["index"], radius=found["radius"], images=images)
+    write_whole(folder / "adversarial.npz", arrays.getvalue())
+    write_whole(folder / "attack.parquet", sink.getvalue().to_pybytes())
+
+
+def read(folder: Path) -> Attacked:
+    """What :func:`write` wrote.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    try:
+        table = pq.read_table(folder / "attack.parquet")
+        lines = np.zeros(table.num_rows, dtype=list(_KINDS.items()))
+        for name in _KINDS:
+            lines[name] = table[name].to_numpy()
+        with (folder / "adversarial.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            images = arrays["images"]
+        if len(images) != len(lines):
+            raise ValueError(f"{len(lines)} lines but {len(images)} images")
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{folder} is not that of a finished attack: {one_line(error)}") from error
+    return Attacked(lines=lines, images=images)
+
+
+def standing(
+    image: np.ndarray, radius: np.ndarray, lost: np.ndarray, grid: Sequence[float], images: int
+) -> list[float]:
+    """Share of images that no line up to each radius of the grid has lost.
+
+    Args:
+        image: which image a line is of.
+        radius: allowed in it.
+        lost: whether the image fell in it.
+        grid: radii asked for.
+        images: number of all images.
+    """
+    fell = [len(np.unique(image[lost & (radius <= limit)])) for limit in grid]
+    return [1 - count / images for count in fell]

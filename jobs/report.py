@@ -1,0 +1,273 @@
+"""``ebsc report``: runs and published logs as one page that opens anywhere, without network."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+
+from cluster import certificates
+from cluster.folder import flat, read_config
+from ebsc.bounds import false_certificates, floor_radius
+from ebsc.errors import InputError
+from ebsc.model import Ebsc, ModelSpec
+from jobs import attacked
+from jobs.attacked import Attacked, standing
+from jobs.gallery import Card, affordable, cards, instructive, outcomes
+from jobs.options import command_line, parse_radii
+from jobs.provenance import own_data, own_model, provenance
+from jobs.record import read_lines
+from jobs.shim import compare
+from jobs.tables import Entry, common_images, floor_percent, put, read_entry
+
+if TYPE_CHECKING:
+    from jobs.charts import Empirical
+
+__all__ = ["Report"]
+
+TOO_LARGE = 5_000_000
+"""Bytes of a report above which a word is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write runs and published logs as one web page: table, curves, pictures, and what is behind every number.
+
+    The page is one file that needs no network and nothing installed but a browser: a table that sorts, curves that
+    tell their numbers, pictures with votes and certified radii, and for every row its configuration, versions, seed
+    and draws. It says what is a guarantee and what is an estimate. A run that was attacked (`ebsc attack`) shows its
+    empirical curve and adversarial examples too. Rows are those of `ebsc table`.
+
+    Example: ebsc report runs/* logs/gaussian_sigma0.50.tsv -o report.html
+    """
+
+    rows: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders and logs."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
+    """The file to write."""
+    title: str = ""
+    """Heading. Default: says the data set."""
+    radii: str = "0:1.75:0.25"
+    """Columns of the table: 0.5, or 0,0.5,1, or start:stop:step."""
+    rho: float = 0.001
+    """Error probability of the bound for the whole set."""
+    envelope: bool = False
+    """Add the best of our rows at each radius, whatever their sigma, and the best of the published logs."""
+    gallery: int = 12
+    """Images of each run to show, fewer where there are many runs, so that the file stays small. 0: none."""
+    data_root: Path | None = None
+    """Where data sets live, for the pictures. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+
+    def run(self) -> None:
+        """Write the page."""
+        if not self.rows:
+            raise InputError("name at least one run folder or log")
+        if not 0 < self.rho < 1:
+            raise InputError(f"rho must lie in (0, 1), not {self.rho}")
+        if self.gallery < 0:
+            raise InputError(f"a gallery cannot have {self.gallery} images")
+        radii = parse_radii(self.radii)
+        entries = common_images([read_entry(path) for path in self.rows])
+        rows = [
+            _Row(number=number, path=path, entry=entry, data_root=self.data_root)
+            for number, (path, entry) in enumerate(zip(self.rows, entries, strict=True))
+        ]
+        page = self._page(rows, radii)
+        put(page, self.out)
+        print(f"written to {self.out} ({len(page.encode()) / 1e6:.1f} MB): open it in any browser")
+        if len(page.encode()) > TOO_LARGE:
+            print("the report is above 5 MB: name fewer rows, or a smaller --gallery", file=sys.stderr)
+
+    def _page(self, rows: Sequence["_Row"], radii: tuple[float, ...]) -> str:
+        from jinja2 import Environment, PackageLoader, StrictUndefined  # with bokeh: not for those who want no report
+        from markupsafe import Markup
+
+        from jobs import charts
+
+        entries = [row.entry for row in rows]
+        runs = [row for row in rows if row.run]
+        pages = Environment(
+            loader=PackageLoader("jobs", "pages"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        curves = [charts.Curve(entry=row.entry, under=row.under) for row in rows]
+        datas = sorted({row.question["data"] for row in runs})
+        return pages.get_template("report.html.j2").render(
+            title=self.title or " ".join(["Certified accuracy", *(["on", ", ".join(datas)] if datas else [])]),
+            datas=datas,
+            rows=rows,
+            runs=runs,
+            images=entries[0].index,
+            headlines=list(_headlines(entries, radii, self.rho)),
+            comparison=compare(entries, radii, self.rho, envelope=self.envelope),
+            radii=radii,
+            rho=self.rho,
+            styles=[charts.style(row.number) for row in rows],
+            chart=charts.certified(curves, radii),
+            trainings={row.number: item for row in runs if (item := charts.training(row.training_lines))},
+            galleries={row.number: row.gallery(self.gallery, len(runs)) for row in runs} if self.gallery else {},
+            gallery=self.gallery,
+            bokeh=Markup(charts.library()),
+            made=provenance(),
+            command=command_line(self),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Gallery:
+    """Cards of a run, or why there are none; ``note``: what they do not show."""
+
+    cards: Sequence[Card] = ()
+    why: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A row of the table, and where it leads back to."""
+
+    number: int
+    path: Path
+    entry: Entry
+    data_root: Path | None
+
+    @property
+    def run(self) -> bool:
+        """Whether it is a run with draws of its own, and not somebody's log."""
+        return not self.entry.published
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return read_config(self.path) if self.path.is_dir() else {}
+
+    @property
+    def question(self) -> dict[str, Any]:
+        return self.config["question"]
+
+    @cached_property
+    def certificates(self) -> np.ndarray:
+        """All of the run, also of images that other rows do not have."""
+        return certificates.read(self.path)
+
+    @cached_property
+    def _model(self) -> tuple[Ebsc, ModelSpec] | InputError:
+        try:
+            return own_model(self.path, self.config)
+        except InputError as error:
+            return error
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The model's ``model.json``; empty where it cannot be reached."""
+        return {} if isinstance(self._model, InputError) else flat(asdict(self._model[1]))
+
+    @property
+    def training_lines(self) -> list[dict[str, Any]]:
+        """What the training of the model wrote, where it can be reached."""
+        return read_lines(Path(self.config["options"]["model"]) / "metrics.jsonl") if self.spec else []
+
+    @cached_property
+    def attacks(self) -> dict[str, Attacked]:
+        """What attacks have found, by the name of their folder."""
+        return {
+            folder.name: attacked.read(folder)
+            for folder in sorted(self.path.glob("attack*"))
+            if (folder / "attack.parquet").exists()
+        }
+
+    @cached_property
+    def under(self) -> "Empirical | None":
+        """The empirical curve over images of the table, where the run was attacked at radii."""
+        from jobs.charts import Empirical
+
+        for name, attack in self.attacks.items():
+            asked = read_config(self.path / name)["question"]["radii"]
+            mine = np.isin(attack.lines["index"], self.entry.index)
+            if asked == "certified" or not mine.any():
+                continue
+            lines, lost = attack.lines[mine], attack.fooled[mine]
+            grid, images = (0.0, *sorted(set(parse_radii(asked)))), len(np.unique(lines["index"]))
+            left = standing(lines["index"], lines["radius"], lost, grid, images)
+            return Empirical(radii=grid, shares=left, images=images)
+        return None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What one asks first of a run."""
+        question, rows, made = self.question, self.certificates, self.config.get("provenance", {})
+        budget = question["budget"]
+        spent = certificates.seconds(self.path).sum()
+        ends = ", ".join(f"{count:,} {name}" for name, count in outcomes(rows).items())
+        votes = "f(y), without a denoiser" if question["plain"] else "f(x\u0302(y))"
+        if "walk" in question:
+            votes = f"walk-jump, {question['walk']['steps']} steps"
+        return {
+            "Images": f"{len(rows):,} of {question['data']} ({question['split']}), {question['images']}",
+            "A draw votes by": f"{votes}, sigma {question['sigma']:g}",
+            "Budget": f"{budget['kind']}, at most {budget['n']:,} draws an image, alpha {budget['alpha']:g}",
+            "Seed": str(question["seed"]),
+            "Draws, all": f"{int(rows['draws'].sum()):,}",
+            "Worker time": f"{spent:,.0f} s",
+            "Outcomes": ends,
+            "Made": f"{made.get('time', 'unknown')} on {made.get('host', 'unknown')}, {made.get('device', 'unknown')}",
+            "Commit": made.get("commit", "unknown"),
+        }
+
+    @property
+    def configuration(self) -> dict[str, dict[str, str]]:
+        """Every value that the run was made with, and what the model says of itself."""
+        made = self.config.get("provenance", {})
+        parts = {
+            "Question: all that decides the numbers": flat(self.question),
+            "Options": flat(self.config.get("options", {})),
+            "Versions": flat(made.get("versions", {})),
+            "Model": self.spec,
+        }
+        return {name: values for name, values in parts.items() if values}
+
+    def gallery(self, wanted: int, runs: int) -> _Gallery:
+        """Instructive images of the run, as many as a page of that many runs has room for."""
+        if isinstance(self._model, InputError):
+            return _Gallery(why=str(self._model))
+        net, spec = self._model
+        try:
+            whole = own_data(self.path, self.question, self.data_root)
+        except InputError as error:
+            return _Gallery(why=str(error))
+        chosen = instructive(self.certificates, affordable(wanted, runs, spec.shape))
+        made = cards(self.certificates, chosen, net, whole, self.question, list(self.attacks.values()))
+        walked = "A draw of this run votes by a chain of steps; x\u0302(y) is the estimate from its first point."
+        return _Gallery(cards=made, note=walked if "walk" in self.question else "")
+
+
+def _headlines(entries: Sequence[Entry], radii: Sequence[float], rho: float) -> Iterator[tuple[str, str, str]]:
+    """Name, value and what it is of: the best of our sound rows, of the logs where there are only logs."""
+    images = len(entries[0].index)
+    rows = [entry for entry in entries if entry.sound and not entry.published] or entries
+
+    def of(entry: Entry) -> str:
+        return entry.name if len(rows) == 1 else f"{entry.name}, the best of {len(rows)}"
+
+    best = max(rows, key=lambda entry: entry.acr)
+    yield "Average certified radius", floor_radius(best.acr), of(best)
+    middle = 0.5 if 0.5 in radii else sorted(radii)[len(radii) // 2]
+    for radius in dict.fromkeys((0.0, middle)):
+        best = max(rows, key=lambda entry: entry.accuracy(radius))
+        name = f"Certified at r = {radius:g}" if radius else "Certified at all, right class"
+        yield name, f"{floor_percent(best.accuracy(radius), images)} %", of(best)
+    if alphas := {entry.alpha for entry in rows if entry.alpha is not None}:
+        false = false_certificates(images, max(alphas), rho)
+        yield "Wrong certificates in a row", f"at most {false} of {images:,}", f"with probability {1 - rho:g}"
+
+
+if __name__ == "__main__":
+    from jobs.cli import start
+
+    start(Report)
