@@ -51,6 +51,7 @@ def main() -> None:
         from jobs.exchange import Export, Import
         from jobs.geometry import Geometry
         from jobs.merge import Merge
+        from jobs.plot import Plot
         from jobs.reproduce import Reproduce
         from jobs.sample import Sample
         from jobs.states import Jobs
@@ -64,6 +65,7 @@ def main() -> None:
                 "train": Train,
                 "certify": Certify,
                 "table": Table,
+                "plot": Plot,
                 "attack": Attack,
                 "status": ShowStatus,
                 "jobs": Jobs,
