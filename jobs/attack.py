@@ -24,12 +24,13 @@ from ebsc.votes import Precision, Voter
 from ebsc.walkjump import Walk
 from jobs import attacked
 from jobs.attacked import FOUND
+from jobs.entries import Entry, read_entry
 from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.options import parse_images, parse_radii
 from jobs.plots import curves
 from jobs.progress import Reporter
 from jobs.provenance import options, own_data, own_model, provenance
-from jobs.tables import Entry, Format, floor_percent, read_entry, typeset
+from jobs.tables import Format, floor_percent, typeset
 
 __all__ = ["Attack"]
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 from bokeh.embed import json_item
-from bokeh.models import BoxZoomTool, ColumnDataSource, HoverTool, Model, Range1d, ResetTool, SaveTool
+from bokeh.models import BoxZoomTool, ColumnDataSource, DataRenderer, HoverTool, Model, Range1d, ResetTool, SaveTool
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
+from jobs.entries import Entry
 from jobs.plots import COLOURS, STYLES
-from jobs.tables import Entry, floor_percent
+from jobs.tables import floor_percent
 
 __all__ = ["Curve", "Empirical", "certified", "library", "staircase", "style", "training"]
 
@@ -83,7 +84,8 @@ def certified(curves: Sequence[Curve], radii: Sequence[float]) -> dict[str, Any]
     reach = max([grid[-1] for grid, _ in grids] + [max(curve.under.radii) for curve in curves if curve.under] + [0.1])
     plot = _figure("L2 radius (pixels on [0, 1])", "certified accuracy (%)", height=420)
     plot.x_range, plot.y_range = Range1d(0, 1.02 * reach), Range1d(0, 101)
-    steps, points = [], []
+    steps: list[DataRenderer] = []
+    points: list[DataRenderer] = []
     for number, (curve, (grid, shares)) in enumerate(zip(curves, grids, strict=True)):
         colour, dash = style(number)
         source = ColumnDataSource(
@@ -94,7 +96,7 @@ def certified(curves: Sequence[Curve], radii: Sequence[float]) -> dict[str, Any]
                 "at": np.repeat(grid, 2)[1:],
             },
         )
-        look = {"line_color": colour, "line_dash": dash, "line_width": 2, "name": curve.entry.name}
+        look: dict[str, Any] = {"line_color": colour, "line_dash": dash, "line_width": 2, "name": curve.entry.name}
         steps.append(plot.line("x", "y", source=source, tags=[number], **look))
         if curve.under:
             found = ColumnDataSource(
@@ -105,7 +107,12 @@ def certified(curves: Sequence[Curve], radii: Sequence[float]) -> dict[str, Any]
             )
             look |= {"line_dash": "dotted", "line_width": 1}
             plot.line("x", "y", source=found, tags=[number], **look)
-            shape = {"marker": "inverted_triangle", "size": 9, "color": colour, "name": curve.entry.name}
+            shape: dict[str, Any] = {
+                "marker": "inverted_triangle",
+                "size": 9,
+                "color": colour,
+                "name": curve.entry.name,
+            }
             points.append(plot.scatter("x", "y", source=found, tags=[number], **shape))
     plot.add_tools(
         HoverTool(

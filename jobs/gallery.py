@@ -20,7 +20,7 @@ from ebsc.model import Ebsc
 from ebsc.noise import Normals, Stream, perturb
 from jobs.attacked import Attacked
 
-__all__ = ["Card", "Panel", "Vote", "affordable", "cards", "instructive"]
+__all__ = ["Card", "Panel", "Vote", "affordable", "cards", "instructive", "outcomes"]
 
 _KINDS = ("largest radius", "between", "smallest radius", "certified, but another class", "abstains")
 

@@ -17,12 +17,12 @@ from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
 from jobs import attacked
 from jobs.attacked import Attacked, standing
+from jobs.entries import Entry, side_by_side
 from jobs.gallery import Card, affordable, cards, instructive, outcomes
 from jobs.options import command_line, parse_radii
 from jobs.provenance import own_data, own_model, provenance
 from jobs.record import read_lines
-from jobs.shim import compare
-from jobs.tables import Entry, common_images, floor_percent, put, read_entry
+from jobs.tables import compare, floor_percent, put
 
 if TYPE_CHECKING:
     from jobs.charts import Empirical
@@ -64,14 +64,12 @@ class Report:
 
     def run(self) -> None:
         """Write the page."""
-        if not self.rows:
-            raise InputError("name at least one run folder or log")
         if not 0 < self.rho < 1:
             raise InputError(f"rho must lie in (0, 1), not {self.rho}")
         if self.gallery < 0:
             raise InputError(f"a gallery cannot have {self.gallery} images")
         radii = parse_radii(self.radii)
-        entries = common_images([read_entry(path) for path in self.rows])
+        entries = side_by_side(self.rows)
         rows = [
             _Row(number=number, path=path, entry=entry, data_root=self.data_root)
             for number, (path, entry) in enumerate(zip(self.rows, entries, strict=True))
