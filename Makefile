@@ -5,14 +5,15 @@ BIN    := $(VENV)/bin
 
 SLURM  ?= here
 
-.PHONY: help demo test test-slurm lint check format clean
+.PHONY: help demo test test-browser test-slurm lint check format clean
 
 help:
 	@echo "make demo        train an EBSC on digits, certify it on a local Ray, show the table (a few minutes)"
-	@echo "make test        all tests but those of test-slurm, on real Ray (a few minutes)"
+	@echo "make test        all tests but those of test-slurm and test-browser, on real Ray (a few minutes)"
+	@echo "make test-browser  the report in a real Chromium (a minute; Debian: apt-get install chromium chromium-driver)"
 	@echo "make test-slurm  jobs on a real SLURM of three nodes, made on this machine for the tests (8 minutes, needs root);"
 	@echo "                 with SLURM=own on the cluster that this machine submits to, from a folder that its nodes see"
-	@echo "make check       what a reviewer runs: format, lint, types, all tests but those of test-slurm"
+	@echo "make check       what a reviewer runs: format, lint, types, all tests but those of test-slurm and test-browser"
 	@echo "make format      rewrite the code in the house format"
 	@echo "make clean       remove the virtual environment and caches; runs and models stay"
 
@@ -21,6 +22,9 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/pytest
+
+test-browser: $(VENV)/.ready
+	$(BIN)/pytest -m browser tests/browser
 
 test-slurm: SHELL := /bin/bash
 test-slurm: $(VENV)/.ready

@@ -1,13 +1,13 @@
 """Interactive charts of a report, by Bokeh: certified accuracy against radius, and how a training went."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from bokeh.embed import json_item
-from bokeh.models import BoxZoomTool, ColumnDataSource, DataRenderer, HoverTool, Model, Range1d, ResetTool, SaveTool
+from bokeh.models import BoxZoomTool, ColumnDataSource, HoverTool, Model, Range1d, ResetTool, SaveTool
+from bokeh.models.renderers import DataRenderer
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
@@ -40,8 +40,8 @@ class Curve:
 
 def library() -> str:
     """BokehJS, to be inlined: the one module that figures need."""
-    scripts = Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw
-    return "\n".join(scripts).replace("</script", "<\\/script")
+    script, *_ = Resources(mode="inline", components=["bokeh"]).js_raw  # what follows sets how much it logs
+    return script.replace("</script", "<\\/script")
 
 
 def style(number: int) -> tuple[str, str]:
@@ -82,8 +82,9 @@ def certified(curves: Sequence[Curve], radii: Sequence[float]) -> dict[str, Any]
     """
     grids = [staircase(curve.entry, radii) for curve in curves]
     reach = max([grid[-1] for grid, _ in grids] + [max(curve.under.radii) for curve in curves if curve.under] + [0.1])
-    plot = _figure("L2 radius (pixels on [0, 1])", "certified accuracy (%)", height=420)
-    plot.x_range, plot.y_range = Range1d(0, 1.02 * reach), Range1d(0, 101)
+    what = "accuracy (%)" if any(curve.under for curve in curves) else "certified accuracy (%)"
+    plot = _figure("L2 radius (pixels on [0, 1])", what, height=420)
+    plot.x_range, plot.y_range = Range1d(start=0, end=1.02 * reach), Range1d(start=0, end=101)
     steps: list[DataRenderer] = []
     points: list[DataRenderer] = []
     for number, (curve, (grid, shares)) in enumerate(zip(curves, grids, strict=True)):
@@ -96,8 +97,9 @@ def certified(curves: Sequence[Curve], radii: Sequence[float]) -> dict[str, Any]
                 "at": np.repeat(grid, 2)[1:],
             },
         )
-        look: dict[str, Any] = {"line_color": colour, "line_dash": dash, "line_width": 2, "name": curve.entry.name}
-        steps.append(plot.line("x", "y", source=source, tags=[number], **look))
+        look: dict[str, Any] = {"color": colour, "name": curve.entry.name}
+        drawn: list[DataRenderer] = [plot.line("x", "y", source=source, line_dash=dash, line_width=2, **look)]
+        steps.append(drawn[0])
         if curve.under:
             found = ColumnDataSource(
                 data={
@@ -105,15 +107,11 @@ def certified(curves: Sequence[Curve], radii: Sequence[float]) -> dict[str, Any]
                     "y": [float(floor_percent(share, curve.under.images)) for share in curve.under.shares],
                 }
             )
-            look |= {"line_dash": "dotted", "line_width": 1}
-            plot.line("x", "y", source=found, tags=[number], **look)
-            shape: dict[str, Any] = {
-                "marker": "inverted_triangle",
-                "size": 9,
-                "color": colour,
-                "name": curve.entry.name,
-            }
-            points.append(plot.scatter("x", "y", source=found, tags=[number], **shape))
+            drawn.append(plot.line("x", "y", source=found, line_dash="dotted", **look))
+            drawn.append(plot.scatter("x", "y", source=found, marker="inverted_triangle", size=9, **look))
+            points.append(drawn[-1])
+        for renderer in drawn:
+            renderer.tags = [number]  # by which the page shows and hides them
     plot.add_tools(
         HoverTool(
             renderers=steps,
@@ -170,4 +168,4 @@ def _figure(x: str, y: str, height: int) -> figure:
 
 def _item(plot: Model, name: str) -> dict[str, Any]:
     plot.name = name
-    return json.loads(json.dumps(json_item(plot)))
+    return dict(json_item(plot))

@@ -176,7 +176,8 @@ def _votes(row: np.void, most: int = 6) -> list[Vote]:
 
 def _worst(attacks: Sequence[Attacked], index: int) -> tuple[np.void, np.ndarray] | None:
     """The shortest attack on an image that fooled, else the longest that did not."""
-    fooled, other = [], []
+    fooled: list[tuple[np.void, np.ndarray]] = []
+    other: list[tuple[np.void, np.ndarray]] = []
     for attack in attacks:
         for line in np.flatnonzero((attack.lines["index"] == index) & (attack.lines["length"] > 0)):
             (fooled if attack.fooled[line] else other).append((attack.lines[line], attack.images[line]))

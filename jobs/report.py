@@ -95,11 +95,12 @@ class Report:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        pages.policies["json.dumps_kwargs"] = {"sort_keys": False}  # Bokeh reads a definition before its references
         curves = [charts.Curve(entry=row.entry, under=row.under) for row in rows]
         datas = sorted({row.question["data"] for row in runs})
         return pages.get_template("report.html.j2").render(
             title=self.title or " ".join(["Certified accuracy", *(["on", ", ".join(datas)] if datas else [])]),
-            datas=datas,
+            subjects=_subjects(len(runs), len(rows) - len(runs)),
             rows=rows,
             runs=runs,
             images=entries[0].index,
@@ -223,10 +224,10 @@ class _Row:
         """Every value that the run was made with, and what the model says of itself."""
         made = self.config.get("provenance", {})
         parts = {
-            "Question: all that decides the numbers": flat(self.question),
+            "Question: all that decides the numbers": flat(self.config.get("question", {})),
             "Options": flat(self.config.get("options", {})),
             "Versions": flat(made.get("versions", {})),
-            "Model": self.spec,
+            "Model": self.spec if self.run else {},
         }
         return {name: values for name, values in parts.items() if values}
 
@@ -243,6 +244,12 @@ class _Row:
         made = cards(self.certificates, chosen, net, whole, self.question, list(self.attacks.values()))
         walked = "A draw of this run votes by a chain of steps; x\u0302(y) is the estimate from its first point."
         return _Gallery(cards=made, note=walked if "walk" in self.question else "")
+
+
+def _subjects(runs: int, logs: int) -> str:
+    """``2 runs and 1 published log``."""
+    parts = {"run": runs, "published log": logs}
+    return " and ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in parts.items() if count)
 
 
 def _headlines(entries: Sequence[Entry], radii: Sequence[float], rho: float) -> Iterator[tuple[str, str, str]]:
