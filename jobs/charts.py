@@ -128,6 +128,8 @@ def certified(curves: Sequence[Curve], radii: Sequence[float]) -> dict[str, Any]
 
 def training(lines: Sequence[dict[str, Any]], most: int = 200) -> dict[str, Any] | None:
     """Loss of each part of a training against step, and its quick certificates; None where there is nothing to draw."""
+    if not lines:
+        return None
     plot = _figure("step", "loss", height=260)
     hover = HoverTool(tooltips=[("", "$name"), ("step", "@x"), ("value", "@y{0.0000}")])
     drawn = 0

@@ -123,20 +123,19 @@ def cards(
     """
     seed = int(np.atleast_1d(question["seed"])[0])
     normals = Normals(seed, whole.shape, "cpu")
+    some = rows[[number for number, _ in chosen]]
+    with torch.no_grad():
+        z = torch.cat([normals.block(int(index), Stream.ESTIMATE, 0)[:1] for index in some["index"]])
+        noisy = perturb(torch.from_numpy(whole.images[some["index"]]), z, question["sigma"], whole.levels)
+        estimates = net.denoiser(noisy)
     made = []
-    for number, kind in chosen:
-        row = rows[number]
+    for row, (_, kind), y, estimate in zip(some, chosen, noisy.numpy(), estimates.numpy(), strict=True):
         index = int(row["index"])
-        clean = torch.from_numpy(whole.images[index : index + 1])
-        z = normals.block(index, Stream.ESTIMATE, 0)[:1]
-        with torch.no_grad():
-            noisy = perturb(clean, z, question["sigma"], whole.levels)
-            estimate = net.denoiser(noisy)
         scale = whole.levels if whole.on_lattice else 1
-        pictures = {"clean x": (clean.numpy()[0] / scale, f"image {index} as it is, class {row['label']}")}
-        pictures["noisy y"] = noisy.numpy()[0], f"image {index} under Gaussian noise, sigma {question['sigma']:g}"
+        pictures = {"clean x": (whole.images[index] / scale, f"image {index} as it is, class {row['label']}")}
+        pictures["noisy y"] = y, f"image {index} under Gaussian noise, sigma {question['sigma']:g}"
         if not isinstance(net.denoiser, nn.Identity):
-            pictures["x\u0302(y)"] = estimate.numpy()[0], f"estimate of image {index} from the noisy one"
+            pictures["x\u0302(y)"] = estimate, f"estimate of image {index} from the noisy one"
         said = ""
         if (worst := _worst(attacks, index)) is not None:
             line, adversarial = worst
@@ -199,7 +198,7 @@ def _said(row: np.void, line: np.void, length: float) -> str:
 def _uri(image: np.ndarray) -> str:
     """Channels, height, width on [0, 1], cut to that range, as a PNG."""
     pixels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
-    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels[:3].transpose(1, 2, 0))
+    picture = Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0])
     sink = io.BytesIO()
     picture.save(sink, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
