@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from ebsc import data, model
-from ebsc.data import Dataset
+from ebsc.data import Dataset, Split
 from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
 from jobs.options import parse_images
@@ -75,13 +76,24 @@ def own_model(folder: Path, config: dict[str, Any], named: Path | None = None) -
     return net.plain() if question["plain"] else net, spec
 
 
-def own_data(folder: Path, question: dict[str, Any], data_root: Path | None = None) -> Dataset:
+def own_data(
+    folder: Path,
+    question: dict[str, Any],
+    data_root: Path | None = None,
+    load: Callable[[str, Split, Path | None], Dataset] = data.load,
+) -> Dataset:
     """The whole data set that a run was made on, off the lattice where the run was.
+
+    Args:
+        folder: the run folder.
+        question: of the run.
+        data_root: where data sets live.
+        load: reads a data set; one that remembers, where many runs share it.
 
     Raises:
         InputError: it cannot be read, or holds other images now.
     """
-    whole = data.load(question["data"], question["split"], data_root)
+    whole = load(question["data"], question["split"], data_root)
     check_images(folder, question, whole)
     return whole if question["lattice"] else whole.off_lattice()
 

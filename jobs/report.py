@@ -1,9 +1,9 @@
 """``ebsc report``: runs and published logs as one page that opens anywhere, without network."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,9 @@ import tyro
 
 from cluster import certificates
 from cluster.folder import flat, read_config
+from ebsc import data
 from ebsc.bounds import false_certificates, floor_radius
+from ebsc.data import Dataset
 from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
 from jobs import attacked
@@ -70,8 +72,9 @@ class Report:
             raise InputError(f"a gallery cannot have {self.gallery} images")
         radii = parse_radii(self.radii)
         entries = side_by_side(self.rows)
+        load = cache(data.load)
         rows = [
-            _Row(number=number, path=path, entry=entry, data_root=self.data_root)
+            _Row(number=number, path=path, entry=entry, data=lambda *run: own_data(*run, self.data_root, load))
             for number, (path, entry) in enumerate(zip(self.rows, entries, strict=True))
         ]
         page = self._page(rows, radii)
@@ -135,7 +138,7 @@ class _Row:
     number: int
     path: Path
     entry: Entry
-    data_root: Path | None
+    data: Callable[[Path, dict[str, Any]], Dataset]
 
     @property
     def run(self) -> bool:
@@ -237,7 +240,7 @@ class _Row:
             return _Gallery(why=str(self._model))
         net, spec = self._model
         try:
-            whole = own_data(self.path, self.question, self.data_root)
+            whole = self.data(self.path, self.question)
         except InputError as error:
             return _Gallery(why=str(error))
         chosen = instructive(self.certificates, affordable(wanted, runs, spec.shape))
