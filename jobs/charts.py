@@ -130,7 +130,7 @@ def training(lines: Sequence[dict[str, Any]], most: int = 200) -> dict[str, Any]
     """Loss of each part of a training against step, and its quick certificates; None where there is nothing to draw."""
     if not lines:
         return None
-    plot = _figure("step", "loss", height=260)
+    plot = _figure("step", "loss", height=340)
     hover = HoverTool(tooltips=[("", "$name"), ("step", "@x"), ("value", "@y{0.0000}")])
     drawn = 0
     for part in dict.fromkeys(line["part"] for line in lines):
@@ -151,6 +151,8 @@ def training(lines: Sequence[dict[str, Any]], most: int = 200) -> dict[str, Any]
     plot.legend.background_fill_alpha = 0.0
     plot.legend.border_line_alpha = 0.0
     plot.legend.label_text_font_size = "13px"
+    plot.legend.orientation, plot.legend.location = "horizontal", "left"
+    plot.legend.ncols = 2  # so that it fits on a phone
     plot.add_layout(plot.legend[0], "below")
     return _item(plot, "training")
 

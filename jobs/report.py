@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,7 +74,7 @@ class Report:
         entries = side_by_side(self.rows)
         load = cache(data.load)
         rows = [
-            _Row(number=number, path=path, entry=entry, data=lambda *run: own_data(*run, self.data_root, load))
+            _Row(number=number, path=path, entry=entry, data=partial(own_data, data_root=self.data_root, load=load))
             for number, (path, entry) in enumerate(zip(self.rows, entries, strict=True))
         ]
         page = self._page(rows, radii)

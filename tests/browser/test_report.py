@@ -16,7 +16,7 @@ pytestmark = pytest.mark.browser
 
 WIDTHS = [390, 1280]
 OPTIONS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
- --disable-component-update --disable-sync"""
+ --disable-component-update --disable-sync --disable-dev-shm-usage"""
 
 TOOLTIP = """
 const found = [];
@@ -58,6 +58,7 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory):
+    """Without network; a session of it serves all tests."""
     found = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if not all(found):
         pytest.fail("there is no Chromium with its driver here: apt-get install chromium chromium-driver")
@@ -67,18 +68,20 @@ def chromium(tmp_path_factory):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(found[1]))
+    driver.set_page_load_timeout(60)
+    driver.set_script_timeout(60)
+    driver.execute_cdp_cmd("Network.enable", {})
+    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
     yield driver
     driver.quit()
 
 
 @pytest.fixture(params=WIDTHS)
 def browser(chromium, page, request):
-    """The page, opened without network, at either width; in the end nothing was complained of."""
+    """The page at either width; in the end nothing was complained of."""
     size = {"width": request.param, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    chromium.execute_cdp_cmd("Network.enable", {})
-    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-    chromium.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
     chromium.get("about:blank")
     chromium.get(page.as_uri().partition("#")[0])
     until(lambda: chromium.execute_script("return document.documentElement.dataset.ready"))
