@@ -26,7 +26,7 @@ from ebsc.model import Ebsc
 from ebsc.votes import Precision, Voter
 from ebsc.walkjump import Walk
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.options import parse_images, parse_radii
+from jobs.options import load_model, parse_images, parse_radii
 from jobs.plots import curves
 from jobs.progress import Reporter
 from jobs.provenance import check_images, options, provenance
@@ -58,6 +58,8 @@ class Attack:
     """Folder for what is found. Default: RUN/attack, or RUN/attack-certified."""
     model: Path | None = None
     """Model folder. Default: the one that the run names."""
+    allow: tuple[str, ...] = ()
+    """Python modules of your own that the model may import; see `ebsc certify --help`."""
     data_root: Path | None = None
     """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
     images: str = "::"
@@ -146,11 +148,13 @@ class Attack:
         if not (self.model or named):
             raise InputError(f"{self.run_folder} does not name its model, as merged runs do not: name it with --model")
         path = self.model or Path(str(named))
-        net, spec = model.load(path)
+        net, spec = load_model(path, self.allow)
         if (spec.sha256, spec.sigma) != (question["model"], question["sigma"]):
             raise InputError(
                 f"{path} is not the model of {self.run_folder}: its weights are others; name it with --model"
             )
+        if model.code(spec) != question.get("code", {}):
+            raise InputError(f"{path} is not the model of {self.run_folder}: its Python code was another then")
         if not question["lattice"]:
             raise InputError(f"{self.run_folder} is off the lattice: its certificates are not sound in floating point")
         whole = data.load(question["data"], question["split"], self.data_root)

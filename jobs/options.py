@@ -1,20 +1,32 @@
 """Small languages of the command line: radii, slices, sweeps."""
 
 import io
+import os
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import product
 from math import floor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 
+from ebsc import model
 from ebsc.errors import InputError
+from ebsc.model import Ebsc, ModelSpec
 
-__all__ = ["command_line", "option_names", "parse_images", "parse_numbers", "parse_radii", "parse_sweep"]
+__all__ = ["command_line", "load_model", "option_names", "parse_images", "parse_numbers", "parse_radii", "parse_sweep"]
+
+
+def load_model(folder: Path, allow: Sequence[str]) -> tuple[Ebsc, ModelSpec]:
+    """:func:`ebsc.model.load`, where allowed modules may lie in the working folder too, behind what is installed."""
+    if allow and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return model.load(folder, allow)
 
 
 def parse_radii(text: str) -> tuple[float, ...]:

@@ -11,13 +11,14 @@ import tyro
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from ebsc import data, model
+from ebsc import data
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.files import make_folder, write_whole
 from ebsc.model import ModelSpec
 from ebsc.noise import perturb
 from ebsc.walkjump import Walk, check, split_r_hat, walk
+from jobs.options import load_model
 from jobs.plots import walks
 from jobs.progress import Reporter
 from jobs.provenance import options, provenance
@@ -41,6 +42,8 @@ class Sample:
 
     model: Annotated[Path, tyro.conf.Positional]
     """Model folder, as written by `ebsc train`."""
+    allow: tuple[str, ...] = ()
+    """Python modules of your own that the model may import; see `ebsc certify --help`."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder for walks.png and sample.json. Default: MODEL/sample."""
     chains: int = 8
@@ -65,7 +68,7 @@ class Sample:
     def run(self) -> None:
         """Walk, and write what was seen."""
         how = self.walk
-        net, spec = model.load(self.model)
+        net, spec = load_model(self.model, self.allow)
         check(net)
         folder, device = self.out or self.model / "sample", pick(self.device)
         generator = torch.Generator(device).manual_seed(self.seed)
