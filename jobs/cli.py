@@ -48,6 +48,7 @@ def main() -> None:
         from jobs.attack import Attack
         from jobs.certify import Certify
         from jobs.demo import Demo
+        from jobs.exchange import Export, Import
         from jobs.geometry import Geometry
         from jobs.merge import Merge
         from jobs.reproduce import Reproduce
@@ -70,6 +71,8 @@ def main() -> None:
                 "sample": Sample,
                 "geometry": Geometry,
                 "theory": Theory,
+                "import": Import,
+                "export": Export,
                 "reproduce": Reproduce,
                 "demo": Demo,
             }

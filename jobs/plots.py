@@ -18,7 +18,7 @@ from ebsc.errors import InputError
 from ebsc.geometry import overlap, shell, shell_overlap
 from ebsc.model import Ebsc
 from ebsc.validation import pictures
-from jobs.tables import Entry
+from jobs.entries import Entry
 from jobs.theory import Point, Problem, Region
 
 __all__ = ["curves", "denoised", "distances", "theory", "walks"]

@@ -12,6 +12,7 @@ import tyro
 from jobs.attack import Attack
 from jobs.certify import Certify
 from jobs.demo import Demo
+from jobs.exchange import Export, Import
 from jobs.geometry import Geometry
 from jobs.reproduce import Reproduce
 from jobs.sample import Sample
@@ -29,6 +30,8 @@ COMMANDS = {
     "geometry": Geometry,
     "theory": Theory,
     "reproduce": Reproduce,
+    "import": Import,
+    "export": Export,
     "jobs": Jobs,
     "demo": Demo,
 }

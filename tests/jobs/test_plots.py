@@ -6,8 +6,8 @@ from PIL import Image
 
 from ebsc import data
 from ebsc.errors import InputError
+from jobs.entries import Entry
 from jobs.plots import curves, denoised
-from jobs.tables import Entry
 
 
 def entry(name, radius):
