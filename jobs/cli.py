@@ -9,7 +9,7 @@ import tyro
 
 from ebsc.errors import EbscError, InputError
 
-__all__ = ["main", "start"]
+__all__ = ["commands", "main", "start"]
 
 
 class Command(Protocol):
@@ -42,38 +42,41 @@ def start(command: Any) -> None:
         options.run()
 
 
+def commands() -> dict[str, type[Command]]:
+    """Every subcommand by name. Their imports take seconds."""
+    from jobs.attack import Attack
+    from jobs.certify import Certify
+    from jobs.demo import Demo
+    from jobs.exchange import Export, Import
+    from jobs.geometry import Geometry
+    from jobs.merge import Merge
+    from jobs.reproduce import Reproduce
+    from jobs.sample import Sample
+    from jobs.states import Jobs
+    from jobs.status import ShowStatus
+    from jobs.tables import Table
+    from jobs.theory import Theory
+    from jobs.train import Train
+
+    return {
+        "train": Train,
+        "certify": Certify,
+        "table": Table,
+        "attack": Attack,
+        "status": ShowStatus,
+        "jobs": Jobs,
+        "merge": Merge,
+        "sample": Sample,
+        "geometry": Geometry,
+        "theory": Theory,
+        "import": Import,
+        "export": Export,
+        "reproduce": Reproduce,
+        "demo": Demo,
+    }
+
+
 def main() -> None:
     """Entry point of ``ebsc``."""
-    with guarded():  # the imports take seconds in which somebody may press Ctrl-C
-        from jobs.attack import Attack
-        from jobs.certify import Certify
-        from jobs.demo import Demo
-        from jobs.exchange import Export, Import
-        from jobs.geometry import Geometry
-        from jobs.merge import Merge
-        from jobs.reproduce import Reproduce
-        from jobs.sample import Sample
-        from jobs.states import Jobs
-        from jobs.status import ShowStatus
-        from jobs.tables import Table
-        from jobs.theory import Theory
-        from jobs.train import Train
-
-        start(
-            {
-                "train": Train,
-                "certify": Certify,
-                "table": Table,
-                "attack": Attack,
-                "status": ShowStatus,
-                "jobs": Jobs,
-                "merge": Merge,
-                "sample": Sample,
-                "geometry": Geometry,
-                "theory": Theory,
-                "import": Import,
-                "export": Export,
-                "reproduce": Reproduce,
-                "demo": Demo,
-            }
-        )
+    with guarded():  # somebody may press Ctrl-C during the imports
+        start(commands())

@@ -1,0 +1,60 @@
+"""README.md and docs/*.md are tested as they stand: their Python runs, their `ebsc` command lines parse.
+
+Each page runs in an empty folder of its own that holds a model, `runs/demo/model`, in place of what `ebsc demo` trains.
+A block that needs what is not at hand is preceded by `<!--- skip: next -->`, and the page says so.
+"""
+
+import io
+import os
+import re
+import shlex
+import tempfile
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import tyro
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+
+
+def parse(example: Example) -> None:
+    """Give every `ebsc` command of a shell block to the parser of the program."""
+    from jobs.cli import commands
+
+    known: dict[str, Any] = commands()
+    text = example.parsed.replace("\\\n", " ")
+    for name, value in re.findall(r'^(\w+)="(.*)"$', text, re.MULTILINE):
+        text = text.replace(f"${name}", value)
+    for line in re.split(r"\n|&&", text):
+        words = [word for word in shlex.split(line, comments=True) if word != "..."]
+        for log in (word for word in words if word.endswith(".tsv")):
+            Path(log).touch()  # some commands look for the logs of others at once
+        if words[:1] == ["ebsc"] and len(words) > 1:
+            said = io.StringIO()
+            try:
+                with redirect_stderr(said):
+                    tyro.cli(known[words[1]], args=words[2:], console_outputs=True)
+            except SystemExit:
+                raise AssertionError(f"{line.strip()}\n{said.getvalue()}") from None
+
+
+def enter(namespace: dict[str, Any]) -> None:
+    import tiny
+
+    namespace["_folder"], namespace["_before"] = tempfile.TemporaryDirectory(), os.getcwd()
+    os.chdir(namespace["_folder"].name)
+    tiny.write_model(Path("runs/demo/model"))
+
+
+def leave(namespace: dict[str, Any]) -> None:
+    os.chdir(namespace["_before"])
+    namespace["_folder"].cleanup()
+
+
+pytest_collect_file = Sybil(
+    parsers=[PythonCodeBlockParser(), CodeBlockParser("sh", parse), SkipParser()],
+    patterns=["README.md", "docs/*.md"],
+    setup=enter,
+    teardown=leave,
+).pytest()
