@@ -8,13 +8,15 @@ import io
 import os
 import re
 import shlex
+import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import tyro
-from sybil import Example, Sybil
+from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 
@@ -39,21 +41,39 @@ def parse(example: Example) -> None:
                 raise AssertionError(f"{line.strip()}\n{said.getvalue()}") from None
 
 
+class Python(PythonCodeBlockParser):
+    """Runs Python; a block whose first line is `# NAME.py` is kept as that file instead, for later ones to import."""
+
+    def __call__(self, document: Document) -> Iterable[Region]:
+        for region in super().__call__(document):
+            if re.match(r"# \w+\.py\n", str(region.parsed)):
+                region.evaluator = keep
+            yield region
+
+
+def keep(example: Example) -> None:
+    Path(example.parsed.split()[1]).write_text(example.parsed)
+
+
 def enter(namespace: dict[str, Any]) -> None:
     import tiny
 
     namespace["_folder"], namespace["_before"] = tempfile.TemporaryDirectory(), os.getcwd()
     os.chdir(namespace["_folder"].name)
+    sys.path.insert(0, os.getcwd())
     tiny.write_model(Path("runs/demo/model"))
 
 
 def leave(namespace: dict[str, Any]) -> None:
+    sys.path.remove(os.getcwd())
+    for path in Path.cwd().glob("*.py"):
+        sys.modules.pop(path.stem, None)
     os.chdir(namespace["_before"])
     namespace["_folder"].cleanup()
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(), CodeBlockParser("sh", parse), SkipParser()],
+    parsers=[Python(), CodeBlockParser("sh", parse), SkipParser()],
     patterns=["README.md", "docs/*.md"],
     setup=enter,
     teardown=leave,
