@@ -50,6 +50,7 @@ def commands() -> dict[str, type[Command]]:
     from jobs.exchange import Export, Import
     from jobs.geometry import Geometry
     from jobs.merge import Merge
+    from jobs.plot import Plot
     from jobs.reproduce import Reproduce
     from jobs.sample import Sample
     from jobs.states import Jobs
@@ -62,6 +63,7 @@ def commands() -> dict[str, type[Command]]:
         "train": Train,
         "certify": Certify,
         "table": Table,
+        "plot": Plot,
         "attack": Attack,
         "status": ShowStatus,
         "jobs": Jobs,

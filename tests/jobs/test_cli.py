@@ -14,6 +14,7 @@ from jobs.certify import Certify
 from jobs.demo import Demo
 from jobs.exchange import Export, Import
 from jobs.geometry import Geometry
+from jobs.plot import Plot
 from jobs.reproduce import Reproduce
 from jobs.sample import Sample
 from jobs.states import Jobs
@@ -30,6 +31,7 @@ COMMANDS = {
     "geometry": Geometry,
     "theory": Theory,
     "reproduce": Reproduce,
+    "plot": Plot,
     "import": Import,
     "export": Export,
     "jobs": Jobs,
