@@ -22,9 +22,8 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 
 def parse(example: Example) -> None:
     """Give every `ebsc` command of a shell block to the parser of the program."""
-    from jobs.cli import commands
+    from jobs.cli import load
 
-    known: dict[str, Any] = commands()
     text = example.parsed.replace("\\\n", " ")
     for name, value in re.findall(r'^(\w+)="(.*)"$', text, re.MULTILINE):
         text = text.replace(f"${name}", value)
@@ -36,7 +35,7 @@ def parse(example: Example) -> None:
             said = io.StringIO()
             try:
                 with redirect_stderr(said):
-                    tyro.cli(known[words[1]], args=words[2:], console_outputs=True)
+                    tyro.cli(load(words[1]), args=words[2:], console_outputs=True)
             except SystemExit:
                 raise AssertionError(f"{line.strip()}\n{said.getvalue()}") from None
 

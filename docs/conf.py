@@ -10,7 +10,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from jobs.cli import commands
+from jobs.cli import COMMANDS, load
 
 project = "ebsc"
 version = release = importlib.metadata.version("ebsc")
@@ -36,10 +36,10 @@ class Commands(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         sections = []
-        for name, command in commands().items():
+        for name in COMMANDS:
             text = io.StringIO()
             with redirect_stdout(text), suppress(SystemExit):
-                tyro.cli(command, prog=f"ebsc {name}", args=["--help"])
+                tyro.cli(load(name), prog=f"ebsc {name}", args=["--help"])
             section = nodes.section(ids=[f"ebsc-{name}"], names=[f"ebsc {name}"])
             section += [
                 nodes.title(text=f"ebsc {name}"),

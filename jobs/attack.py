@@ -27,7 +27,8 @@ from ebsc.votes import Precision, Voter
 from ebsc.walkjump import Walk
 from jobs.entries import Entry, read_entry
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.options import load_model, parse_images, parse_radii
+from jobs.models import load_model
+from jobs.options import parse_images, parse_radii
 from jobs.plots import curves
 from jobs.progress import Reporter
 from jobs.provenance import check_images, options, provenance

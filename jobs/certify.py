@@ -32,7 +32,8 @@ from ebsc.model import ModelSpec
 from ebsc.votes import Precision
 from ebsc.walkjump import Walk, check
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.options import load_model, parse_images, parse_radii
+from jobs.models import load_model
+from jobs.options import parse_images, parse_radii
 from jobs.progress import Reporter
 from jobs.provenance import options, provenance
 from jobs.status import describe

@@ -1,5 +1,6 @@
 """The ``ebsc`` command. Every subcommand is a dataclass of options with one method, ``run``."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import tyro
 
 from ebsc.errors import EbscError, InputError
 
-__all__ = ["commands", "main", "start"]
+__all__ = ["COMMANDS", "load", "main", "start"]
 
 
 class Command(Protocol):
@@ -42,43 +43,41 @@ def start(command: Any) -> None:
         options.run()
 
 
-def commands() -> dict[str, type[Command]]:
-    """Every subcommand by name. Their imports take seconds."""
-    from jobs.attack import Attack
-    from jobs.certify import Certify
-    from jobs.demo import Demo
-    from jobs.exchange import Export, Import
-    from jobs.geometry import Geometry
-    from jobs.merge import Merge
-    from jobs.plot import Plot
-    from jobs.reproduce import Reproduce
-    from jobs.sample import Sample
-    from jobs.states import Jobs
-    from jobs.status import ShowStatus
-    from jobs.tables import Table
-    from jobs.theory import Theory
-    from jobs.train import Train
+COMMANDS = {
+    "train": "jobs.train:Train",
+    "certify": "jobs.certify:Certify",
+    "table": "jobs.tables:Table",
+    "plot": "jobs.plot:Plot",
+    "attack": "jobs.attack:Attack",
+    "status": "jobs.status:ShowStatus",
+    "jobs": "jobs.states:Jobs",
+    "merge": "jobs.merge:Merge",
+    "import": "jobs.exchange:Import",
+    "export": "jobs.exchange:Export",
+    "sample": "jobs.sample:Sample",
+    "geometry": "jobs.geometry:Geometry",
+    "theory": "jobs.theory:Theory",
+    "reproduce": "jobs.reproduce:Reproduce",
+    "demo": "jobs.demo:Demo",
+}
+"""Subcommands and where they are; only the one that is asked for is imported, as imports take seconds."""
 
-    return {
-        "train": Train,
-        "certify": Certify,
-        "table": Table,
-        "plot": Plot,
-        "attack": Attack,
-        "status": ShowStatus,
-        "jobs": Jobs,
-        "merge": Merge,
-        "sample": Sample,
-        "geometry": Geometry,
-        "theory": Theory,
-        "import": Import,
-        "export": Export,
-        "reproduce": Reproduce,
-        "demo": Demo,
-    }
+
+def load(name: str) -> Any:
+    """The dataclass of a subcommand."""
+    module, _, command = COMMANDS[name].partition(":")
+    return getattr(importlib.import_module(module), command)
 
 
 def main() -> None:
     """Entry point of ``ebsc``."""
-    with guarded():  # somebody may press Ctrl-C during the imports
-        start(commands())
+    with guarded():  # the imports take seconds in which somebody may press Ctrl-C
+        name, *words = sys.argv[1:] or [""]
+        if name in COMMANDS:
+            tyro.cli(load(name), prog=f"ebsc {name}", args=words).run()
+        else:
+            start({name: load(name) for name in COMMANDS})
+
+
+if __name__ == "__main__":
+    main()

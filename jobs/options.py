@@ -1,32 +1,20 @@
 """Small languages of the command line: radii, slices, sweeps."""
 
 import io
-import os
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import product
 from math import floor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 
-from ebsc import model
 from ebsc.errors import InputError
-from ebsc.model import Ebsc, ModelSpec
 
-__all__ = ["command_line", "load_model", "option_names", "parse_images", "parse_numbers", "parse_radii", "parse_sweep"]
-
-
-def load_model(folder: Path, allow: Sequence[str]) -> tuple[Ebsc, ModelSpec]:
-    """:func:`ebsc.model.load`, where allowed modules may lie in the working folder too, behind what is installed."""
-    if allow and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    return model.load(folder, allow)
+__all__ = ["command_line", "option_names", "parse_images", "parse_numbers", "parse_radii", "parse_sweep"]
 
 
 def parse_radii(text: str) -> tuple[float, ...]:
@@ -125,8 +113,7 @@ def command_line(command: Any) -> str:
 
     >>> from ebsc.walkjump import Walk
     >>> from jobs.sample import Sample
-    >>> from pathlib import Path
-    >>> command_line(Sample(model=Path("models/my model"), walk=Walk(steps=300)))
+    >>>     >>> command_line(Sample(model=Path("models/my model"), walk=Walk(steps=300)))
     "ebsc sample 'models/my model' --steps 300"
     """
     return shlex.join(["ebsc", type(command).__name__.lower(), *_words(command, {}, "")])

@@ -18,7 +18,7 @@ from ebsc.files import make_folder, write_whole
 from ebsc.model import ModelSpec
 from ebsc.noise import perturb
 from ebsc.walkjump import Walk, check, split_r_hat, walk
-from jobs.options import load_model
+from jobs.models import load_model
 from jobs.plots import walks
 from jobs.progress import Reporter
 from jobs.provenance import options, provenance
