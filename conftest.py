@@ -19,6 +19,8 @@ import tyro
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
+collect_ignore = ["docs/conf.py"]
+
 
 def parse(example: Example) -> None:
     """Give every `ebsc` command of a shell block to the parser of the program."""

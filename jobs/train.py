@@ -20,9 +20,11 @@ from ebsc.errors import InputError
 from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc, ModelSpec
 from ebsc.objectives import check, hyperparameters, learned
+from ebsc.own import is_own
 from ebsc.training import Schedule
 from jobs.fitting import Fitting, Watch
 from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
+from jobs.models import load_model, look_here
 from jobs.options import parse_sweep
 from jobs.provenance import options, provenance
 from jobs.record import is_main
@@ -61,16 +63,18 @@ class Train:
     """Replace a model that is already there."""
     sigma: float = 0.5
     """Standard deviation of the noise, on the scale where pixels lie in [0, 1]."""
-    denoiser: Literal["residual", "scalar", "mixture", "network", "none"] = "residual"
+    denoiser: Literal["residual", "scalar", "mixture", "network", "none"] | str = "residual"
     """residual: phi = |y - h(y)|^2 / (2 sigma^2); scalar: a network with one output; mixture: Gaussians fitted to the
     clean images, whose energy under noise is known exactly; network: no energy, plain regression of the clean image;
-    none: plain smoothing."""
+    none: plain smoothing; MODULE:FACTORY: code of your own, see --allow."""
     width: int = 32
     """Channels of the denoiser's network."""
     components: int = 100
     """Gaussians of a mixture."""
-    classifier: Literal["linear", "lenet", "resnet"] = "linear"
-    """Base classifier."""
+    classifier: Literal["linear", "lenet", "resnet"] | str = "linear"
+    """Base classifier; or MODULE:FACTORY."""
+    allow: tuple[str, ...] = ()
+    """Python modules of your own that may be imported for the model; see `ebsc certify --help`."""
     start_from: Path | None = None
     """Model folder whose denoiser to take, and whose classifier too if it is of the same kind; the energy is not
     trained again."""
@@ -159,9 +163,9 @@ class Train:
             if not part.on_lattice:
                 raise InputError(f"{part.name}: training needs images on the lattice of {part.levels} levels")
         train, held = self._split(whole)
-        start = model.load(self.start_from) if self.start_from else None
+        start = load_model(self.start_from, self.allow) if self.start_from else None
         spec, net = self._build(whole, start)
-        config = {"question": self._question(whole, start), "options": options(self), "provenance": provenance()}
+        config = {"question": self._question(whole, start, spec), "options": options(self), "provenance": provenance()}
         if is_main() and self.token:
             self._clear()
         with RunFolder(self.folder, config, "model.json", "checkpoint") if is_main() else nullcontext():
@@ -227,7 +231,8 @@ class Train:
     @property
     def _name(self) -> str:
         objective = "" if self.objective == "clean" else f"-{self.objective}{'-joint' * self.joint}"
-        return f"{Path(self.data).stem}-{self.denoiser}-{self.classifier}{objective}-{self.sigma:g}"
+        denoiser, classifier = (kind.rpartition(":")[2] for kind in (self.denoiser, self.classifier))
+        return f"{Path(self.data).stem}-{denoiser}-{classifier}{objective}-{self.sigma:g}"
 
     @property
     def _base(self) -> Path:
@@ -247,17 +252,19 @@ class Train:
     def _build(self, train: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> tuple[ModelSpec, Ebsc]:
         if self.denoiser == "mixture":
             mixture.check(self.components, train)
+        width = {"width": self.width}
         sizes: dict[str, dict[str, int]] = {"none": {}, "mixture": {"components": self.components}}
         spec = ModelSpec(
             sigma=self.sigma,
             shape=train.shape,
             n_classes=train.n_classes,
             levels=train.levels,
-            denoiser={"kind": self.denoiser} | sizes.get(self.denoiser, {"width": self.width}),
+            denoiser={"kind": self.denoiser} | sizes.get(self.denoiser, {} if is_own(self.denoiser) else width),
             classifier={"kind": self.classifier},
         )
         torch.manual_seed(self.energy.seed)
-        net = model.build(spec)
+        look_here(self.allow)
+        net = model.build(spec, self.allow)
         if start:
             given, theirs = start
             if theirs.sigma != spec.sigma or theirs.shape != spec.shape or theirs.denoiser != spec.denoiser:
@@ -270,12 +277,26 @@ class Train:
                 net.classifier = given.classifier
         return spec, net
 
-    def _question(self, whole: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> dict[str, Any]:
+    def _question(self, whole: Dataset, start: tuple[Ebsc, ModelSpec] | None, spec: ModelSpec) -> dict[str, Any]:
         """All that decides the weights."""
-        here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "token", "start_from"}
+        here = {
+            "out",
+            "data_root",
+            "overwrite",
+            "device",
+            "watch",
+            "sweep",
+            "cluster",
+            "slurm",
+            "token",
+            "start_from",
+            "allow",
+        }
         if self.denoiser != "mixture":
             here.add("components")
         decides = {key: value for key, value in options(self).items() if key not in here}
+        if code := model.code(spec):
+            decides["code"] = code
         origin = start[1].sha256 if start else None
         return decides | {"checksum": whole.checksum, "looks": self.watch.looks, "start_from": origin}
 

@@ -1,5 +1,6 @@
 """The pages say what the program says, list what there is, and build without a warning."""
 
+import html
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ import torch
 
 from cluster.ledger import Ledger
 from ebsc import model
+from jobs.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
@@ -237,8 +239,10 @@ def test_the_pages_build_without_a_warning(tmp_path):
     words = ["-W", "--keep-going", "-q", "-d", tmp_path / "doctrees", ROOT / "docs", tmp_path / "site"]
     done = subprocess.run([sys.executable, "-m", "sphinx", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    commands = (tmp_path / "site" / "reference" / "commands.html").read_text()
-    assert "--two-sided" in commands
-    assert (
-        "batch channel height width" in (tmp_path / "site" / "reference" / "generated" / "ebsc.energy.html").read_text()
+    energy, commands = (
+        html.unescape(re.sub("<[^>]+>", "", (tmp_path / "site" / "reference" / page).read_text()))
+        for page in ("generated/ebsc.energy.html", "commands.html")
     )
+    assert "forward(" in energy
+    assert "y: Float[Tensor, 'batch channel height width']" in energy
+    assert all(f"usage: ebsc {name} " in commands for name in COMMANDS)

@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_ones_own_networks_are_certified_on_ray_attacked_and_put_in_a_table(folder, monkeypatch):
+def test_ones_own_networks_are_certified_on_ray_attacked_put_in_a_table_and_trained(folder, monkeypatch):
     words = ["certify", "model", "--data", "digits", "--images", "::40", "--n", 300]
     allow = ["--allow", "their_nets"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -76,7 +76,16 @@ def test_ones_own_networks_are_certified_on_ray_attacked_and_put_in_a_table(fold
     assert tiny.cli(*attack, *allow).status == 0
     assert "ray" in tiny.cli("table", "here", "ray").out
 
+    quick = ["--energy.steps", 1, "--head.steps", 2, "--held-out", 9, "--watch.looks", 1]
+    kinds = ["--denoiser", "their_nets:Halved", "--classifier", "their_nets:Net"]
+    learn = ["train", *kinds, "--start-from", "model", "--sigma", 0.25, "--objective", "gaussian", *quick]
+    assert "allow it with --allow" in tiny.cli(*learn).err
+    trained = tiny.cli(*learn, *allow)
+    assert trained.status == 0, trained.err
+    assert "models/digits-Halved-Net-gaussian-0.25 is trained already" in tiny.cli(*learn, *allow).out
+
     Path("their_nets.py").write_text(SOURCE.replace("ReLU", "Tanh"))
     changed = tiny.cli(*words, "-o", "ray").err
     assert "ray holds a run of another configuration: code.their_nets is " in changed
+    assert "code.their_nets is " in tiny.cli(*learn, *allow).err
     assert "its Python code was another then" in tiny.cli(*attack, *allow, "-o", "x").err
