@@ -12,6 +12,7 @@ from ebsc.campaign import Unit
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.model import ModelSpec, code, unpack
+from ebsc.own import top
 from ebsc.votes import Precision, Voter
 from ebsc.walkjump import Walk
 
@@ -26,7 +27,7 @@ class Assignment:
         spec: the model's specification.
         weights: the bytes of its safetensors file.
         code: modules of the user's own that the model needs, each with the checksum that it must have here too
-            (:func:`ebsc.model.code`). These are allowed.
+            (:func:`ebsc.model.code`). Their packages are allowed, as the driver has imported them.
         plain: vote without the denoiser.
         walk: vote by chains; see :class:`ebsc.votes.Voter`.
         images: the images being certified, in the order of the campaign's rows.
@@ -70,7 +71,7 @@ class Worker:
     def __init__(self, assignment: Assignment, batch: int | None = None) -> None:
         if assignment.threads:
             torch.set_num_threads(assignment.threads)
-        model = unpack(assignment.spec, assignment.weights, allow=tuple(assignment.code))
+        model = unpack(assignment.spec, assignment.weights, allow=[top(name) for name in assignment.code])
         for name, checksum in code(assignment.spec).items():
             if checksum != assignment.code[name]:
                 raise InputError(f"{name} on {platform.node()} is not the {name} that this run was started with")

@@ -167,8 +167,8 @@ def save(folder: str | Path, model: Ebsc, spec: ModelSpec) -> None:
     """
     folder = Path(folder)
     spec, weights = pack(model, spec)
-    if allow := _modules(spec):
-        _check_same(unpack(spec, weights, str(folder), allow), model, spec)
+    if modules := _modules(spec):
+        _check_same(unpack(spec, weights, str(folder), [own.top(name) for name in modules]), model, spec)
     head = json.dumps({"format": _FORMAT, **asdict(spec)}, indent=2).encode()
     make_folder(folder, "model")
     try:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ebsc.errors import InputError, one_line
 
-__all__ = ["checksum", "is_own", "make", "module_of"]
+__all__ = ["checksum", "is_own", "make", "module_of", "top"]
 
 _KIND = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
 
@@ -39,6 +39,15 @@ def module_of(kind: str) -> str:
     if not found:
         raise InputError(f"code of your own is named as module:factory, not {kind!r}")
     return found[1]
+
+
+def top(name: str) -> str:
+    """The package that a module lies in, or the module itself.
+
+    >>> top("my.networks"), top("my_networks")
+    ('my', 'my_networks')
+    """
+    return name.partition(".")[0]
 
 
 def make(kind: str, allow: Sequence[str], *arguments: Any, **options: Any) -> nn.Module:
@@ -87,11 +96,12 @@ def make(kind: str, allow: Sequence[str], *arguments: Any, **options: Any) -> nn
 
 def checksum(name: str) -> str:
     """SHA-256 of all Python files of the package that an imported module lies in; of its file, if it is in none."""
-    top = sys.modules[name.partition(".")[0]]
-    if hasattr(top, "__path__"):
-        files = {p.relative_to(folder).as_posix(): p for folder in top.__path__ for p in Path(folder).rglob("*.py")}
+    package = sys.modules[top(name)]
+    if hasattr(package, "__path__"):
+        found = [(Path(folder), path) for folder in package.__path__ for path in Path(folder).rglob("*.py")]
+        files = {path.relative_to(folder).as_posix(): path for folder, path in found}
     else:
-        files = {"": Path(str(top.__file__))}
+        files = {"": Path(str(package.__file__))}
     digest = hashlib.sha256()
     for inside, path in sorted(files.items()):
         digest.update(f"{inside} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())

@@ -1,10 +1,11 @@
 """``ebsc train``: learn the energy of the smoothed density, and a classifier on its estimates."""
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from uuid import uuid4
 
 import numpy as np
@@ -20,7 +21,7 @@ from ebsc.errors import InputError
 from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc, ModelSpec
 from ebsc.objectives import check, hyperparameters, learned
-from ebsc.own import is_own
+from ebsc.own import is_own, module_of
 from ebsc.training import Schedule
 from jobs.fitting import Fitting, Watch
 from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
@@ -30,6 +31,9 @@ from jobs.provenance import options, provenance
 from jobs.record import is_main
 
 __all__ = ["Train"]
+
+Denoiser = Literal["residual", "scalar", "mixture", "network", "none"]
+Classifier = Literal["linear", "lenet", "resnet"]
 
 _MADE = ("config.json", "model.json", "model.safetensors", "metrics.jsonl", "checkpoint", "tensorboard")
 """What a training leaves in its folder."""
@@ -63,7 +67,7 @@ class Train:
     """Replace a model that is already there."""
     sigma: float = 0.5
     """Standard deviation of the noise, on the scale where pixels lie in [0, 1]."""
-    denoiser: Literal["residual", "scalar", "mixture", "network", "none"] | str = "residual"
+    denoiser: Denoiser | str = "residual"
     """residual: phi = |y - h(y)|^2 / (2 sigma^2); scalar: a network with one output; mixture: Gaussians fitted to the
     clean images, whose energy under noise is known exactly; network: no energy, plain regression of the clean image;
     none: plain smoothing; MODULE:FACTORY: code of your own, see --allow."""
@@ -71,7 +75,7 @@ class Train:
     """Channels of the denoiser's network."""
     components: int = 100
     """Gaussians of a mixture."""
-    classifier: Literal["linear", "lenet", "resnet"] | str = "linear"
+    classifier: Classifier | str = "linear"
     """Base classifier; or MODULE:FACTORY."""
     allow: tuple[str, ...] = ()
     """Python modules of your own that may be imported for the model; see `ebsc certify --help`."""
@@ -119,6 +123,8 @@ class Train:
 
     def __post_init__(self) -> None:
         model.check_sigma(self.sigma)
+        _check_kind("denoiser", self.denoiser, get_args(Denoiser))
+        _check_kind("classifier", self.classifier, get_args(Classifier))
         if self.epsilon is not None and not 0 < self.epsilon < float("inf"):
             raise InputError(f"epsilon must be a positive number, not {self.epsilon}")
         if self.objective == "clean" and (self.joint or self.epsilon is not None or self.denoising or self.hyper):
@@ -165,7 +171,11 @@ class Train:
         train, held = self._split(whole)
         start = load_model(self.start_from, self.allow) if self.start_from else None
         spec, net = self._build(whole, start)
-        config = {"question": self._question(whole, start, spec), "options": options(self), "provenance": provenance()}
+        config = {
+            "question": self._question(whole, start, model.code(spec)),
+            "options": options(self),
+            "provenance": provenance(),
+        }
         if is_main() and self.token:
             self._clear()
         with RunFolder(self.folder, config, "model.json", "checkpoint") if is_main() else nullcontext():
@@ -277,7 +287,9 @@ class Train:
                 net.classifier = given.classifier
         return spec, net
 
-    def _question(self, whole: Dataset, start: tuple[Ebsc, ModelSpec] | None, spec: ModelSpec) -> dict[str, Any]:
+    def _question(
+        self, whole: Dataset, start: tuple[Ebsc, ModelSpec] | None, code: Mapping[str, str]
+    ) -> dict[str, Any]:
         """All that decides the weights."""
         here = {
             "out",
@@ -295,10 +307,19 @@ class Train:
         if self.denoiser != "mixture":
             here.add("components")
         decides = {key: value for key, value in options(self).items() if key not in here}
-        if code := model.code(spec):
-            decides["code"] = code
+        if code:
+            decides["code"] = dict(code)
         origin = start[1].sha256 if start else None
         return decides | {"checksum": whole.checksum, "looks": self.watch.looks, "start_from": origin}
+
+
+def _check_kind(part: str, kind: str, known: tuple[str, ...]) -> None:
+    if is_own(kind):
+        module_of(kind)
+    elif kind not in known:
+        raise InputError(
+            f"unknown {part} {kind!r}: choose one of {', '.join(known)}, or name your own as module:factory"
+        )
 
 
 def _evaluate(net: Ebsc, test: Dataset, device: torch.device) -> dict[str, float]:

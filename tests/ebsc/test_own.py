@@ -200,6 +200,20 @@ def test_a_specification_of_another_function_with_the_same_weights_is_not_saved(
     assert not (tmp_path / "model").exists()
 
 
+def test_a_package_may_define_a_factory_elsewhere_than_where_it_is_named(nets, tmp_path):
+    package = nets / "their_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from their_package.deep import Own\n")
+    (package / "deep.py").write_text("from torch.nn import Identity\nclass Own(Identity): ...\n")
+    the_spec = spec(denoiser="their_package:Own")
+    model.save(tmp_path / "model", model.build(the_spec, allow=["their_package"]), the_spec)
+    model.load(tmp_path / "model", allow=["their_package"])
+    with pytest.raises(InputError, match="allow it with --allow their_package"):
+        model.load(tmp_path / "model", allow=["their_package.deep"])
+    for name in ("their_package", "their_package.deep"):
+        del sys.modules[name]
+
+
 def test_the_checksum_is_of_the_file_or_of_all_of_the_package(nets):
     package = nets / "my_package"
     package.mkdir()

@@ -89,7 +89,10 @@ def test_every_option_that_is_offered_can_be_swept():
         ("sgima=1", "sweep 'sgima=1': there is no option 'sgima'; there are data, "),
         ("steps=1", "there is no option 'steps'; there are .*energy.steps, .*head.steps, "),
         ("sigma=big", "sweep: --sigma big is not what these options take"),
-        ("denoiser=residual,cubic", "sweep: --denoiser cubic is not what these options take"),
+        (
+            "denoiser=residual,cubic",
+            "unknown denoiser 'cubic': choose one of residual, .*, or name your own as module:factory",
+        ),
         ("sigma=0.5,-1", "sigma must be a positive"),
         ("energy.steps=0", "steps, .* must be positive"),
     ],
