@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -18,9 +18,27 @@ from ebsc.estimator import EmpiricalBayes
 from ebsc.files import make_folder, write_whole
 from ebsc.networks import UNet
 
-__all__ = ["Ebsc", "ModelSpec", "build", "check_sigma", "load", "pack", "save", "unpack"]
+__all__ = [
+    "RELEASED",
+    "Ebsc",
+    "ModelSpec",
+    "Storage",
+    "build",
+    "check_sigma",
+    "load",
+    "locate",
+    "pack",
+    "released",
+    "save",
+    "unpack",
+]
 
 _FORMAT = 1
+
+Storage = Literal["float32", "float16"]
+
+RELEASED = Path(__file__).with_name("released")
+"""Models that come with the program, each a model folder with a card and the runs that its table is made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +54,8 @@ class ModelSpec:
             of :mod:`ebsc.energy`.
         classifier: ``{"kind": name, **options}`` of :mod:`ebsc.classifier`.
         training: how the weights came to be; free.
+        storage: of the weights in ``model.safetensors``; float16 halves it. The network computes in float32 with what
+            is stored, so that a certificate is one of the stored weights, and the checksum names those.
         sha256: checksum of ``model.safetensors``.
 
     Raises:
@@ -49,6 +69,7 @@ class ModelSpec:
     denoiser: dict[str, Any] = field(default_factory=lambda: {"kind": "none"})
     classifier: dict[str, Any] = field(default_factory=lambda: {"kind": "linear"})
     training: dict[str, Any] = field(default_factory=dict)
+    storage: Storage = "float32"
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -57,6 +78,8 @@ class ModelSpec:
             raise InputError(f"shape must be (channels, height, width), not {self.shape}")
         if self.n_classes < 2 or self.levels < 1:
             raise InputError(f"n_classes must be 2 or more, levels 1 or more, not {self.n_classes} and {self.levels}")
+        if self.storage not in ("float32", "float16"):
+            raise InputError(f"storage must be float32 or float16, not {self.storage}")
         for part in (self.denoiser, self.classifier):
             if not isinstance(part, dict) or "kind" not in part:
                 raise InputError(f'a denoiser or classifier is {{"kind": name, **options}}, not {part}')
@@ -141,8 +164,28 @@ def save(folder: str | Path, model: Ebsc, spec: ModelSpec) -> None:
         raise InputError(f"cannot write the model {folder}: {error.strerror}") from error
 
 
+def released() -> list[str]:
+    """Names of the models that come with the program."""
+    return sorted(path.parent.name for path in RELEASED.glob("[!.]*/model.json"))
+
+
+def locate(folder: str | Path) -> Path:
+    """A model folder as it stands; or, where there is no such folder, that of a released model of this name.
+
+    Raises:
+        InputError: a name, but neither.
+    """
+    folder = Path(folder)
+    if folder.exists() or len(folder.parts) != 1:
+        return folder
+    if folder.name not in released():
+        names = ", ".join(released()) or "none yet"
+        raise InputError(f"{folder} is neither a model folder nor a released model: released are {names}")
+    return RELEASED / folder
+
+
 def load(folder: str | Path) -> tuple[Ebsc, ModelSpec]:
-    """Read a model folder. Nothing in it is executed: JSON and safetensors only.
+    """Read a model folder, or a released model by its name. Nothing in it is executed: JSON and safetensors only.
 
     Returns:
         The model in evaluation mode on the CPU, and its specification.
@@ -150,7 +193,7 @@ def load(folder: str | Path) -> tuple[Ebsc, ModelSpec]:
     Raises:
         InputError: a file is missing, truncated or altered, or the weights contain NaN or infinity.
     """
-    folder = Path(folder)
+    folder = locate(folder)
     try:
         head = json.loads((folder / "model.json").read_bytes())
         weights = (folder / "model.safetensors").read_bytes()
@@ -168,7 +211,10 @@ def load(folder: str | Path) -> tuple[Ebsc, ModelSpec]:
 
 def pack(model: Ebsc, spec: ModelSpec) -> tuple[ModelSpec, bytes]:
     """The bytes of a model's safetensors file, and the specification with their checksum."""
-    weights = safetensors.torch.save({k: v.contiguous().cpu() for k, v in model.state_dict().items()})
+    state = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
+    if spec.storage == "float16":
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    weights = safetensors.torch.save(state)
     return replace(spec, sha256=hashlib.sha256(weights).hexdigest()), weights
 
 

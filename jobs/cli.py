@@ -57,6 +57,7 @@ def main() -> None:
         from jobs.tables import Table
         from jobs.theory import Theory
         from jobs.train import Train
+        from jobs.verify import Verify
 
         start(
             {
@@ -67,6 +68,7 @@ def main() -> None:
                 "status": ShowStatus,
                 "jobs": Jobs,
                 "merge": Merge,
+                "verify": Verify,
                 "sample": Sample,
                 "geometry": Geometry,
                 "theory": Theory,
