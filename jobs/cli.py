@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import tyro
 
 from ebsc.errors import EbscError, InputError
 
-__all__ = ["main", "start"]
+__all__ = ["main", "parse", "start"]
 
 
 class Command(Protocol):
@@ -34,12 +35,43 @@ def guarded() -> Iterator[None]:
 def start(command: Any) -> None:
     """Parse the command line into ``command``, or one of a dictionary of subcommands, and carry it out."""
     with guarded():
-        options: Command
-        if isinstance(command, dict):
-            options = tyro.extras.subcommand_cli_from_dict(command, description="Empirical Bayes smoothed classifiers.")
-        else:
-            options = tyro.cli(command)
-        options.run()
+        parse(command, sys.argv[1:]).run()
+
+
+def parse(command: Any, words: list[str]) -> Command:
+    """The command that these words are. A recipe among them is where its options start from.
+
+    Raises:
+        InputError: unknown recipe, or an option that is not allowed.
+    """
+    several = isinstance(command, dict)
+    kind, given = (command.get(words[0]), words[1:]) if several and words else (command, words)
+    if recipe := _recipe(kind, given):
+        program = f"ebsc {words[0]}" if several else None
+        # hyperparameters that stand in a default would become options of their own
+        default = replace(recipe, hyper={})
+        return tyro.cli(type(recipe), prog=program, args=given, default=default).with_hyper(recipe)
+    if several:
+        description = "Empirical Bayes smoothed classifiers."
+        return tyro.extras.subcommand_cli_from_dict(command, description=description, args=words)
+    return tyro.cli(command, args=words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recipe:
+    recipe: str | None = None
+    sigma: float = 0.5
+
+
+def _recipe(kind: Any, words: list[str]) -> Any:
+    """The options of the recipe that the words name, for a command that has recipes; None if there is none."""
+    if not hasattr(kind, "by") or not any(word.startswith("--recipe") for word in words):
+        return None
+    try:
+        chosen, _ = tyro.cli(_Recipe, args=words, return_unknown_args=True, add_help=False, console_outputs=False)
+    except SystemExit:  # to be explained by the parser of the whole command
+        return None
+    return kind.by(chosen.recipe, chosen.sigma) if chosen.recipe else None
 
 
 def main() -> None:

@@ -117,7 +117,10 @@ def command_line(command: Any) -> str:
     >>> command_line(Sample(model=Path("models/my model"), walk=Walk(steps=300)))
     "ebsc sample 'models/my model' --steps 300"
     """
-    return shlex.join(["ebsc", type(command).__name__.lower(), *_words(command, {}, "")])
+    base = getattr(command, "base", None)  # of a recipe: what it says need not be said
+    defaults = {item.name: getattr(base, item.name) for item in fields(base)} if base else {}
+    defaults = {name: value for name, value in defaults.items() if name not in ("recipe", "sigma")}
+    return shlex.join(["ebsc", type(command).__name__.lower(), *_words(command, defaults, "")])
 
 
 def _words(command: Any, defaults: dict[str, Any], prefix: str) -> Iterator[str]:

@@ -139,7 +139,9 @@ def keep(run: Path, folder: Path) -> None:
 
 def _budget(stated: dict[str, Any]) -> Budget:
     """The budget that a config.json states."""
-    options = {name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()}
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()
+    }
     if options.pop("kind") == "fixed":
         return Fixed(**options)
     if options.get("tolerance"):
