@@ -82,6 +82,7 @@ def main() -> None:
         from jobs.demo import Demo
         from jobs.geometry import Geometry
         from jobs.merge import Merge
+        from jobs.release import Models, Release
         from jobs.reproduce import Reproduce
         from jobs.sample import Sample
         from jobs.states import Jobs
@@ -101,6 +102,8 @@ def main() -> None:
                 "jobs": Jobs,
                 "merge": Merge,
                 "verify": Verify,
+                "release": Release,
+                "models": Models,
                 "sample": Sample,
                 "geometry": Geometry,
                 "theory": Theory,

@@ -13,12 +13,14 @@ from jobs.attack import Attack
 from jobs.certify import Certify
 from jobs.demo import Demo
 from jobs.geometry import Geometry
+from jobs.release import Models, Release
 from jobs.reproduce import Reproduce
 from jobs.sample import Sample
 from jobs.states import Jobs
 from jobs.tables import Table
 from jobs.theory import Theory
 from jobs.train import Train
+from jobs.verify import Verify
 
 COMMANDS = {
     "train": Train,
@@ -31,6 +33,9 @@ COMMANDS = {
     "reproduce": Reproduce,
     "jobs": Jobs,
     "demo": Demo,
+    "verify": Verify,
+    "release": Release,
+    "models": Models,
 }
 
 
@@ -60,7 +65,7 @@ def test_help_explains_every_option(name, monkeypatch):
     assert (result.status, result.err) == (0, "")
     explained = entries(result.out)
     for field in set(fields(COMMANDS[name])):
-        option = "--" + {"run-folder": "run"}.get(field, field)
+        option = "--" + {"run-folder": "run", "runs": "run"}.get(field, field)
         words = explained[option].split("(default")[0]
         assert re.search(r"[a-z]{2,}.*\.\s", words, re.DOTALL), words
     if name in ("certify", "table", "attack", "sample", "jobs"):
