@@ -180,7 +180,7 @@ def locate(folder: str | Path) -> Path:
         return folder
     if folder.name not in released():
         names = ", ".join(released()) or "none yet"
-        raise InputError(f"{folder} is neither a model folder nor a released model: released are {names}")
+        raise InputError(f"{folder} is not a model folder, nor a released model: released are {names}")
     return RELEASED / folder
 
 

@@ -80,7 +80,7 @@ def test_a_folder_of_the_same_name_comes_first(place, released):
 def test_an_unknown_name_is_answered_with_the_list(released, words):
     done = tiny.cli(*words)
     assert done.status == 2
-    assert done.err == f"ebsc: nope is neither a model folder nor a released model: released are {NAME}\n"
+    assert done.err == f"ebsc: nope is not a model folder, nor a released model: released are {NAME}\n"
 
 
 def test_where_nothing_is_released_that_is_said(shelf):
