@@ -1,20 +1,27 @@
 """The certificates of a finished run on disk: Parquet for us, tab-separated in the field's own form for others."""
 
+import csv
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.folder import read_config
 from ebsc.bounds import floor_radius
 from ebsc.campaign import Outcome
 from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
 
-__all__ = ["FILES", "correct", "read", "seconds", "to_tsv", "write"]
+__all__ = ["FILES", "LOG", "correct", "from_tsv", "read", "seconds", "to_tsv", "write"]
 
-FILES = ("certificates.parquet", "certificates.tsv")
+LOG = "certificates.tsv"
+"""The certificates in the field's form: what others read of a run, and all that there is of an imported log."""
+FILES = ("certificates.parquet", LOG)
 """What answers the question of a run; moved away when the run is extended."""
 
 
@@ -42,7 +49,7 @@ def write(folder: Path, certificates: np.ndarray, seconds: np.ndarray) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink, compression="zstd")
     write_whole(folder / "certificates.parquet", sink.getvalue().to_pybytes())
-    write_whole(folder / "certificates.tsv", to_tsv(certificates, seconds).encode())
+    write_whole(folder / LOG, to_tsv(certificates, seconds).encode())
 
 
 def to_tsv(certificates: np.ndarray, seconds: np.ndarray) -> str:
@@ -56,6 +63,68 @@ def to_tsv(certificates: np.ndarray, seconds: np.ndarray) -> str:
         took = timedelta(seconds=float(spent))
         lines.append(f"{row['index']}\t{row['label']}\t{predict}\t{floor_radius(row['radius'])}\t{right:d}\t{took}")
     return "\n".join(lines) + "\n"
+
+
+def from_tsv(path: Path) -> np.ndarray:
+    """A log in the field's form ``idx label predict radius correct time``, whoever wrote it.
+
+    Returns:
+        A structured array of ``index``, ``label``, ``predicted`` (-1 where it abstained), ``radius`` as printed,
+        ``rounding`` (how far the true radius may be from it: half a unit of the last digit that the log prints) and
+        ``seconds`` (NaN where the time is in no known form).
+
+    Raises:
+        InputError: there is no such log, or it is not of that form.
+    """
+    form = "a log of the form idx label predict radius correct time"
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        log = np.zeros(len(rows), [(name, "i8") for name in ("index", "label", "predicted")] + [("radius", "f8")])
+        for column, name in zip(log.dtype.names or (), ("idx", "label", "predict", "radius"), strict=True):
+            log[column] = [log.dtype[column].type(row[name]) for row in rows]
+        right = np.array([{"0": False, "1": True}[row["correct"]] for row in rows])
+        printed = [Decimal(row["radius"]) for row in rows]
+        spent = [_seconds(row.get("time") or "") for row in rows]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such run folder or log") from None
+    except (OSError, ArithmeticError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise InputError(f"{path} is not {form}: {one_line(repr(error), 80)}") from error
+    if not rows:
+        raise InputError(f"{path} holds no image")
+    if not (np.isfinite(log["radius"]) & (log["radius"] >= 0)).all():
+        raise InputError(f"{path} is not {form}: a radius is no radius")
+    if len(np.unique(log["index"])) < len(log):
+        raise InputError(f"{path} holds an image twice")
+    wrong = log["index"][right != (log["predicted"] == log["label"])]
+    if len(wrong):
+        raise InputError(f"{path} is not {form}: image {wrong[0]} is not correct as label and predict say")
+    result = np.zeros(len(log), [*log.dtype.descr, ("rounding", "f8"), ("seconds", "f8")])
+    for name in log.dtype.names or ():
+        result[name] = log[name]
+    result["rounding"], result["seconds"] = _half_units(log["radius"], printed), spent
+    return result
+
+
+def _half_units(radii: np.ndarray, printed: Sequence[Decimal]) -> np.ndarray:
+    """Half a unit of the last digit printed. Trailing zeros are dropped by some, so the longest of a decade counts.
+
+    Some print 3 significant digits, others a number of decimals; within a decade these are the same.
+    """
+    digits = np.array([-int(number.as_tuple().exponent) for number in printed])
+    decades = np.floor(np.log10(np.maximum(radii, 1e-9)))
+    half = np.zeros(len(radii))
+    for decade in np.unique(decades[radii > 0]):
+        mine = (decades == decade) & (radii > 0)
+        half[mine] = 0.5 * 10.0 ** -digits[mine].max()
+    return half
+
+
+def _seconds(text: str) -> float:
+    """Of ``0:00:04.2467`` or ``4.2467``."""
+    with suppress(ValueError):
+        return sum(float(part) * 60**place for place, part in enumerate(reversed(text.split(":"))))
+    return float("nan")
 
 
 def read(folder: str | Path) -> np.ndarray:
@@ -99,6 +168,8 @@ def _table(folder: str | Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except FileNotFoundError:
+        if path.with_name("config.json").exists() and "log" in read_config(folder)["question"]:
+            raise InputError(f"{folder} is an imported log: it holds radii, and no votes") from None
         raise InputError(
             f"{folder} is not finished: certificates.parquet is missing; start its command again"
         ) from None

@@ -80,8 +80,10 @@ def main() -> None:
         from jobs.attack import Attack
         from jobs.certify import Certify
         from jobs.demo import Demo
+        from jobs.exchange import Export, Import
         from jobs.geometry import Geometry
         from jobs.merge import Merge
+        from jobs.plot import Plot
         from jobs.release import Models, Release
         from jobs.reproduce import Reproduce
         from jobs.sample import Sample
@@ -97,6 +99,7 @@ def main() -> None:
                 "train": Train,
                 "certify": Certify,
                 "table": Table,
+                "plot": Plot,
                 "attack": Attack,
                 "status": ShowStatus,
                 "jobs": Jobs,
@@ -107,6 +110,8 @@ def main() -> None:
                 "sample": Sample,
                 "geometry": Geometry,
                 "theory": Theory,
+                "import": Import,
+                "export": Export,
                 "reproduce": Reproduce,
                 "demo": Demo,
             }

@@ -8,9 +8,10 @@ from ebsc.budgets import Sequential
 from ebsc.errors import InputError
 from ebsc.training import Schedule
 from jobs.certify import Certify
+from jobs.entries import side_by_side
 from jobs.options import parse_radii
 from jobs.plots import curves, denoised
-from jobs.tables import common_images, read_entry, render
+from jobs.tables import render
 from jobs.train import Train
 
 __all__ = ["Demo"]
@@ -67,7 +68,7 @@ class Demo:
             Certify(
                 model=folder, run_folder=run_folder, plain=plain, radii=_RADII, n=self.n, workers=self.workers
             ).run()
-        entries = common_images([read_entry(run_folder) for run_folder, _ in runs])
+        entries = side_by_side([run_folder for run_folder, _ in runs])
         curves(entries, self.out / "curve.png")
         denoised(net, data.load("digits", "test"), self.out / "denoised.png")
         table = render(entries, parse_radii(_RADII))

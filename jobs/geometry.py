@@ -12,9 +12,10 @@ from ebsc import data, geometry
 from ebsc.data import Dataset, Split
 from ebsc.errors import InputError
 from ebsc.model import check_sigma
+from jobs.entries import Entry, read_entry
 from jobs.options import parse_images, parse_numbers, parse_radii
 from jobs.provenance import check_images
-from jobs.tables import Entry, Format, floor_percent, notes, put, read_entry, typeset
+from jobs.tables import Format, floor_percent, notes, put, typeset
 
 __all__ = ["Geometry"]
 

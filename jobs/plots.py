@@ -1,11 +1,15 @@
-"""Figures: certified accuracy, denoised images, walks, distances between classes, and the exact case."""
+"""Figures: certified accuracy, radii, draws, trainings, images, walks, distances between classes, the exact case."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -18,50 +22,96 @@ from ebsc.errors import InputError
 from ebsc.geometry import overlap, shell, shell_overlap
 from ebsc.model import Ebsc
 from ebsc.validation import pictures
-from jobs.tables import Entry
+from jobs.entries import Entry
 from jobs.theory import Point, Problem, Region
 
-__all__ = ["curves", "denoised", "distances", "theory", "walks"]
+__all__ = ["curves", "denoised", "distances", "draws", "radii", "theory", "training", "walks"]
 
 # Okabe & Ito: told apart by colour-blind readers; line styles tell them apart in grey
+WIDTH = 5.0
+"""Inches; 3.3 is a column of a paper."""
+
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _STYLES = ["-", "--", "-.", ":"]
 
 
 def curves(
-    entries: Sequence[Entry], path: Path, attacked: Mapping[str, Sequence[tuple[float, float]]] | None = None
+    entries: Sequence[Entry],
+    path: Path,
+    attacked: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    width: float = WIDTH,
 ) -> None:
     """Certified accuracy against radius, one step curve a row; the ending of ``path`` chooses the format.
 
     ``attacked``: for rows by name, radii and the shares that are robust at them under attack, drawn as points.
     """
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for number, entry in enumerate(entries):
-        colour = _COLOURS[number % len(_COLOURS)]
-        # exact staircase: the share of images whose radius is at least r falls by 1/N at each certified radius
-        radii = np.sort(entry.radius[entry.radius > 0])
-        shares = 100 * np.arange(len(radii), 0, -1) / len(entry.radius)
-        axes.step(
-            np.concatenate([[0], radii]),
-            np.concatenate([[100 * len(radii) / len(entry.radius)], shares]),
-            where="pre",
-            label=f"{entry.name} (ACR {floor_radius(entry.acr)})",
-            color=colour,
-            linestyle=_STYLES[number % len(_STYLES)],
-        )
-        if attacked and entry.name in attacked:
-            under = np.array(attacked[entry.name])
-            axes.plot(under[:, 0], 100 * under[:, 1], "v:", color=colour, label=f"{entry.name} under attack")
-    axes.set(
-        xlabel="L2 radius (pixels on [0, 1])",
-        ylabel="accuracy (%)" if attacked else "certified accuracy (%)",
-        ylim=(0, 100),
-    )
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    _save(figure, path)
+    with _axes(path, width) as axes:
+        for entry, style in zip(entries, _styles(), strict=False):
+            # exact staircase: the share of images whose radius is at least r falls by 1/N at each certified radius
+            radii = np.sort(entry.radius[entry.radius > 0])
+            shares = 100 * np.arange(len(radii), 0, -1) / len(entry.radius)
+            steps = np.concatenate([[0], radii]), np.concatenate([[100 * len(radii) / len(entry.radius)], shares])
+            axes.step(*steps, where="pre", label=f"{entry.name} (ACR {floor_radius(entry.acr)})", **style)
+            if attacked and entry.name in attacked:
+                under = np.array(attacked[entry.name])
+                label = f"{entry.name} under attack (estimate)"
+                axes.plot(under[:, 0], 100 * under[:, 1], "v:", color=style["color"], markersize=4, label=label)
+        certified = "accuracy (%)" if attacked else "certified accuracy (%)"
+        axes.set(xlabel="L2 radius (pixels on [0, 1])", ylabel=certified, ylim=(0, 100))
+        axes.set_xlim(left=0)
+
+
+def radii(entries: Sequence[Entry], path: Path, width: float = WIDTH) -> None:
+    """Histogram of the radii certified for the right class; the legend says how many images have none."""
+    most = max(float(entry.radius.max()) for entry in entries) or 1.0
+    step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, most) if most <= 50 * step)
+    bins = step * np.arange(int(most / step) + 2)  # a bin holds whole units of radii that were rounded in print
+    with _axes(path, width) as axes:
+        for entry, style in zip(entries, _styles(), strict=False):
+            right = entry.radius > 0
+            none, wrong = (100 * float(part.mean()) for part in (entry.abstained, ~right & ~entry.abstained))
+            counts = np.histogram(entry.radius[right], bins)[0]
+            label = f"{entry.name} (abstains {none:.1f}%, wrong {wrong:.1f}%)"
+            axes.stairs(100 * counts / len(entry.radius), bins, label=label, **style)
+        axes.set(xlabel="certified L2 radius (pixels on [0, 1])", ylabel=f"images in a bin of {step:.2g} (%)")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+
+
+def draws(entries: Sequence[Entry], path: Path, width: float = WIDTH) -> None:
+    """Share of images that a number of draws was enough for, one curve a run.
+
+    Raises:
+        InputError: a row does not say how many draws its images took.
+    """
+    with _axes(path, width) as axes:
+        for entry, style in zip(entries, _styles(), strict=False):
+            if entry.draws is None:
+                raise InputError(f"{entry.name} is a log: it does not say how many draws each image took")
+            spent = np.sort(entry.draws)
+            shares = 100 * np.arange(1, len(spent) + 1) / len(spent)
+            label = f"{entry.name} (mean {spent.mean():,.0f})"
+            axes.step(spent, shares, where="post", label=label, **style)
+        axes.set(xlabel="draws of an image", ylabel="images that took no more (%)", xscale="log", ylim=(0, 100))
+
+
+def training(
+    courses: Mapping[str, Sequence[tuple[int, float]]], quantity: str, path: Path, width: float = WIDTH
+) -> None:
+    """One quantity of trainings against the step.
+
+    Args:
+        courses: steps and values, by name.
+        quantity: what they are.
+        path: where the figure goes.
+        width: inches.
+    """
+    with _axes(path, width) as axes:
+        for (name, course), style in zip(courses.items(), _styles(), strict=False):
+            steps, values = np.array(course).T
+            axes.plot(steps, values, label=name, marker="." if len(steps) < 20 else None, **style)
+        lowest = min(value for course in courses.values() for _, value in course)
+        axes.set(xlabel="step", ylabel=quantity, yscale="log" if "loss" in quantity and lowest > 0 else "linear")
 
 
 def denoised(model: Ebsc, data: Dataset, path: Path, images: int = 8) -> None:
@@ -185,8 +235,29 @@ def _plane(figure: Figure, axes: Axes, region: Region) -> None:
     axes.legend(fontsize="small", loc="lower left")
 
 
+def _styles() -> Iterator[dict[str, Any]]:
+    """Colour and line style of one row after the other: 28 pairs, as 7 and 4 have no common divisor."""
+    for number in count():
+        yield {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _STYLES[number % len(_STYLES)]}
+
+
+@contextmanager
+def _axes(path: Path, width: float) -> Iterator[Axes]:
+    """Axes to draw on; then the legend goes below them, where it hides nothing, and the figure to ``path``."""
+    with rc_context({"font.size": 8, "legend.fontsize": 7, "lines.linewidth": 1.2}):
+        figure = Figure(figsize=(width, 0.68 * width), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(alpha=0.3)
+        yield axes
+        handles, labels = axes.get_legend_handles_labels()
+        columns = max(1, min(len(labels), int(width / (0.3 + 0.055 * max(map(len, labels))))))
+        figure.set_figheight(0.68 * width + 0.16 * -(-len(labels) // columns))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+        _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     try:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=200)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write the figure {path}: {error}") from error

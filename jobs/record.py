@@ -8,7 +8,6 @@ import safetensors.torch
 import torch.distributed
 from safetensors import SafetensorError
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from ebsc.errors import InputError
 from ebsc.files import write_whole
@@ -130,6 +129,8 @@ class Logbook:
     def picture(self, step: int, rows: Tensor) -> None:
         """Show images of shape (row, column, channel, height, width) in [0, 1] as a grid."""
         if self._board:
+            from torchvision.utils import make_grid  # loads the compiler: seconds, for commands that train nothing
+
             grid = make_grid(rows.flatten(0, 1).clamp(0, 1), nrow=rows.shape[1])
             self._board.add_image("clean, noisy, estimate", grid, step)
 

@@ -15,9 +15,10 @@ from ebsc.bounds import floor_radius
 from ebsc.errors import InputError
 from ebsc.files import make_folder, write_whole
 from ebsc.model import RELEASED, Ebsc, ModelSpec
+from jobs.entries import Entry, common_images, read_entry
 from jobs.launch import Slurm
 from jobs.options import command_line, parse_radii, recall
-from jobs.tables import Entry, common_images, floor_percent, read_entry, render
+from jobs.tables import floor_percent, render
 from jobs.train import Train
 from jobs.verify import keep, verify
 

@@ -40,7 +40,8 @@ class ShowStatus:
     def run(self) -> None:
         """Print it."""
         folder = self.run_folder
-        read_config(folder)  # says that this is no run folder
+        if "log" in read_config(folder)["question"]:
+            raise InputError(f"{folder} is an imported log: nothing was counted for it")
         finished = (folder / "certificates.parquet").exists()
         print(f"{folder}: {_state(folder, finished)}")
         try:

@@ -2,8 +2,9 @@
 
 import csv
 import io
-import re
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,148 +12,100 @@ import numpy as np
 import tyro
 from tabulate import tabulate
 
-from cluster import certificates
-from cluster.folder import read_config
 from ebsc.bounds import false_certificates, floor_radius
-from ebsc.errors import InputError, one_line
+from ebsc.errors import InputError
 from ebsc.files import write_whole
+from jobs.entries import Entry, side_by_side
 from jobs.options import parse_radii
 
-__all__ = ["Entry", "Format", "Table", "floor_percent", "notes", "put", "read_entry", "render", "typeset"]
+__all__ = ["Comparison", "Format", "Table", "compare", "floor_percent", "notes", "put", "render", "typeset"]
 
-Format = Literal["text", "markdown", "latex", "csv"]
+Format = Literal["text", "markdown", "latex", "csv", "json"]
 _TABULATE = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One row of a table.
+@dataclass(frozen=True)
+class Comparison:
+    """A table before it is typeset.
 
     Attributes:
-        name: what the row is called.
-        index: indices of the images in their data set, shape (N,).
-        radius: certified radius where the certificate is for the right class, else 0, shape (N,).
-        abstained: share of images without a certificate.
-        sigma, n, alpha: of the run; None where a log does not say.
-        draws: draws for each image, on average; None where a log does not say.
-        published: the radii are those of somebody's log, rounded to nearest in print.
-        decided: radii that a sequential budget decided; None where the radius itself was certified.
-        tolerance: to which the run knew its table, as of :class:`ebsc.budgets.Tolerance`; None where it decided all.
-        two_sided: the radii are those of the bound with p_B.
-        sound: whether the certificates hold in floating point.
-        steps: of the chain by which a draw votes; 0 where it votes by one jump.
+        head: names of the columns.
+        body: rows of cells, as they are printed: accuracies in per cent and radii, both rounded down.
+        best: for each row, the columns in which it is the best.
+        notes: what is to be said below.
     """
 
-    name: str
-    index: np.ndarray
-    radius: np.ndarray
-    abstained: np.ndarray
-    sigma: float | None = None
-    n: int | None = None
-    alpha: float | None = None
-    draws: float | None = None
-    published: bool = False
-    decided: tuple[float, ...] | None = None
-    tolerance: dict[str, float | None] | None = None
-    two_sided: bool = False
-    sound: bool = True
-    steps: int = 0
-
-    def only(self, images: np.ndarray) -> "Entry":
-        """The same row over these images."""
-        keep = np.isin(self.index, images)
-        fewer = len(keep) / max(int(keep.sum()), 1)  # all that is open may lie among these
-        tolerance = self.tolerance and {name: value and value * fewer for name, value in self.tolerance.items()}
-        kept = {name: getattr(self, name)[keep] for name in ("index", "radius", "abstained")}
-        return replace(self, **kept, tolerance=tolerance)
-
-    def accuracy(self, radius: float) -> float:
-        """Certified accuracy: share of images whose certificate is for the right class and reaches ``radius``."""
-        return float(((self.radius >= radius) & (self.radius > 0)).mean())
-
-    @property
-    def acr(self) -> float:
-        """Average certified radius; wrong or abstaining images count 0."""
-        return float(self.radius.mean())
+    head: list[str]
+    body: list[list[str]]
+    best: list[set[int]]
+    notes: list[str]
 
 
-def read_entry(path: Path) -> Entry:
-    """A row from a run folder or from a log in the field's tab-separated form.
+def compare(
+    entries: list[Entry], radii: tuple[float, ...], rho: float = 0.001, *, envelope: bool = False
+) -> Comparison:
+    """Rows side by side.
 
-    Raises:
-        InputError: neither of them.
+    Args:
+        entries: rows, over the same images.
+        radii: columns; 0, clean accuracy, is always one.
+        rho: error probability of the bound that holds for the whole set at once.
+        envelope: a last row of the best of ours, and of the best published log, at each radius.
     """
-    return _read_run(path) if path.is_dir() else _read_log(path)
 
+    def known(value: float | None, pattern: str) -> str:
+        return "" if value is None else format(value, pattern)
 
-def _read_run(folder: Path) -> Entry:
-    question = read_config(folder)["question"]
-    table = certificates.read(folder)
-    try:
-        budget, sound = question["budget"], question["lattice"]
-        return Entry(
-            name=folder.name if sound else f"{folder.name} (NOT SOUND IN FLOATING POINT: --no-lattice)",
-            index=table["index"],
-            radius=np.where(certificates.correct(table), table["radius"], 0.0),
-            abstained=table["radius"] == 0,
-            sigma=question["sigma"],
-            n=budget["n"],
-            alpha=budget["alpha"],
-            draws=float(table["draws"].mean()),
-            decided=tuple(budget["radii"]) if "radii" in budget else None,
-            tolerance=budget.get("tolerance"),
-            two_sided=budget.get("two_sided", False),
-            sound=sound,
-            steps=question.get("walk", {"steps": 0})["steps"],
+    images = len(entries[0].index)
+    radii = radii if 0.0 in radii else (0.0, *radii)
+    head = ["run", "sigma", "n", "alpha", "draws/image", "ACR", "abstain", *(f"r={radius:g}" for radius in radii)]
+    body = [
+        [entry.name, known(entry.sigma, "g"), known(entry.n, "d"), known(entry.alpha, "g")]
+        + ["" if entry.draws is None else f"{entry.draws.mean():.0f}"]
+        + [floor_radius(entry.acr), floor_percent(float(entry.abstained.mean()), images)]
+        + [floor_percent(entry.accuracy(radius), images) for radius in radii]
+        for entry in entries
+    ]
+    best = _best(entries, radii, head)
+    said = notes(entries, radii, rho)
+    if envelope:
+        for name, published in (("envelope", False), ("envelope of published logs", True)):
+            mine = [entry for entry in entries if entry.published == published and entry.sound]
+            if mine:
+                most = [max(entry.accuracy(radius) for entry in mine) for radius in radii]
+                body.append([name, *[""] * 6, *(floor_percent(share, images) for share in most)])
+                best.append(set())
+        said.append(
+            "Envelope: at each radius the best row, of those that are sound. No one network does it; so the field"
+            f" compares methods. The best of {len(entries)} rows is chosen after all are seen: what holds for the whole"
+            f" set at once holds for it with probability {1 - len(entries) * rho:g}."
         )
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder}/config.json is not that of a certification: {error!r}") from error
+    return Comparison(head, body, best, said)
 
 
-def _read_log(path: Path) -> Entry:
-    try:
-        with path.open(newline="") as file:
-            rows = [
-                (int(row["idx"]), float(row["radius"]), {"0": False, "1": True}[row["correct"]], row["predict"] == "-1")
-                for row in csv.DictReader(file, delimiter="\t")
-            ]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such run folder or log") from None
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        reason = one_line(repr(error), 80)
-        raise InputError(f"{path} is not a log of the form idx label predict radius correct time: {reason}") from error
-    if not rows:
-        raise InputError(f"{path} holds no image")
-    index, radius, correct, abstained = (np.array(column) for column in zip(*rows, strict=True))
-    if not (np.isfinite(radius) & (radius >= 0)).all():
-        raise InputError(
-            f"{path} is not a log of the form idx label predict radius correct time: a radius is no radius"
-        )
-    if len(np.unique(index)) < len(index):
-        raise InputError(f"{path} holds an image twice")
-    sigma = re.search(r"sigma[_-]?(\d+(?:\.\d+)?)", path.stem)
-    return Entry(
-        name=path.stem,
-        index=index,
-        radius=np.where(correct, radius, 0.0),
-        abstained=abstained,
-        sigma=float(sigma[1]) if sigma else None,
-        published=True,
-    )
+def _best(entries: list[Entry], radii: tuple[float, ...], head: list[str]) -> list[set[int]]:
+    """The columns in which each row is the best; several are where rounding in print leaves it open which is."""
+    best: list[set[int]] = [set() for _ in entries]
+    sound = [number for number, entry in enumerate(entries) if entry.sound]
+    if len(sound) < 2:
+        return best
+    images = len(entries[0].index)
+    columns = {"ACR": [tuple(floor_radius(end) for end in _acr(entries[number])) for number in sound]}
+    for radius in radii:
+        ends = [entries[number].accuracies(radius) for number in sound]
+        columns[f"r={radius:g}"] = [tuple(floor_percent(end, images) for end in pair) for pair in ends]
+    for name, printed in columns.items():  # what looks equal in print is marked alike
+        surely = max(float(least) for least, _ in printed)
+        for number, (_, most) in zip(sound, printed, strict=True):
+            if float(most) >= surely and float(most) > 0:
+                best[number].add(head.index(name))
+    return best
 
 
-def common_images(entries: list[Entry]) -> list[Entry]:
-    """The same rows over the images that all of them have.
-
-    Raises:
-        InputError: there are none.
-    """
-    images = entries[0].index
-    for entry in entries[1:]:
-        images = np.intersect1d(images, entry.index)
-    if not len(images):
-        raise InputError("these runs have no image in common")
-    return [entry.only(images) for entry in entries]
+def _acr(entry: Entry) -> tuple[float, float]:
+    """The least and the most that the ACR can be, given how the radii were rounded in print."""
+    slack = 0.0 if entry.rounding is None else float((entry.rounding * (entry.radius > 0)).mean())
+    return entry.acr - slack, entry.acr + slack
 
 
 def floor_percent(share: float, images: int) -> str:
@@ -168,52 +121,73 @@ def render(
     *,
     envelope: bool = False,
 ) -> str:
-    """The table as text.
+    """The table as text: :func:`compare`, typeset, with the best of each column marked; or all of it as JSON."""
+    found = compare(entries, radii, rho, envelope=envelope)
+    if form == "json":
+        return _exact(entries, radii, found)
+    return typeset(found.head, found.body, found.notes, form, found.best)
 
-    Args:
-        entries: rows, over the same images.
-        radii: columns.
-        form: ``text``, ``markdown``, ``latex`` (booktabs) or ``csv``.
-        rho: error probability of the bound that holds for the whole set at once.
-        envelope: a last row of the best of ours, and of the best published log, at each radius.
-    """
 
-    def known(value: float | None, pattern: str) -> str:
-        return "" if value is None else format(value, pattern)
-
-    images = len(entries[0].index)
-    head = ["run", "sigma", "n", "alpha", "draws/image", "ACR", "abstain"] + [f"r={radius:g}" for radius in radii]
-    body = [
-        [entry.name, known(entry.sigma, "g"), known(entry.n, "d"), known(entry.alpha, "g"), known(entry.draws, ".0f")]
-        + [floor_radius(entry.acr), floor_percent(float(entry.abstained.mean()), images)]
-        + [floor_percent(entry.accuracy(radius), images) for radius in radii]
-        for entry in entries
+def _exact(entries: list[Entry], radii: tuple[float, ...], found: Comparison) -> str:
+    """JSON with every number as it is, not as it is printed."""
+    rows = [
+        {
+            "run": entry.name,
+            "sigma": entry.sigma,
+            "n": entry.n,
+            "alpha": entry.alpha,
+            "draws_per_image": None if entry.draws is None else float(entry.draws.mean()),
+            "published": entry.published,
+            "sound": entry.sound,
+            "acr": entry.acr,
+            "clean_accuracy": entry.accuracy(0.0),
+            "abstained": float(entry.abstained.mean()),
+            "certified_accuracy": {f"{radius:g}": entry.accuracy(radius) for radius in radii},
+            "best": [found.head[column] for column in sorted(best)],
+        }
+        for entry, best in zip(entries, found.best, strict=False)
     ]
-    said = notes(entries, radii, rho)
-    if envelope:
-        for name, published in (("envelope", False), ("envelope of published logs", True)):
-            mine = [entry for entry in entries if entry.published == published and entry.sound]
-            if mine:
-                best = [max(entry.accuracy(radius) for entry in mine) for radius in radii]
-                body.append([name, *[""] * 6, *(floor_percent(share, images) for share in best)])
-        said.append(
-            "Envelope: at each radius the best row, of those that are sound. No one network does it; so the field"
-            f" compares methods. The best of {len(entries)} rows is chosen after all are seen: what holds for the whole"
-            f" set at once holds for it with probability {1 - len(entries) * rho:g}."
-        )
-    return typeset(head, body, said, form)
+    said = {"images": entries[0].index.tolist(), "rows": rows, "notes": found.notes}
+    return json.dumps(said, indent=2) + "\n"
 
 
-def typeset(head: list[str], body: list[list[str]], notes: list[str], form: Format) -> str:
-    """Any table as text, with notes below it where the form has room for them (``csv`` has none)."""
+def typeset(
+    head: list[str], body: list[list[str]], notes: list[str], form: Format, best: Sequence[Set[int]] = ()
+) -> str:
+    """Any table as text, with notes below it where the form has room for them (``csv`` has none).
+
+    ``best``: for each row, the columns whose cells are marked: bold, or with a star in text; not in csv and JSON.
+    """
     if form == "csv":
         sink = io.StringIO()
         csv.writer(sink, lineterminator="\n").writerows([head, *body])
         return sink.getvalue()
+    if form == "json":
+        rows = [dict(zip(head, row, strict=True)) for row in body]
+        return json.dumps({"rows": rows, "notes": notes}, indent=2) + "\n"
+    if any(best):
+        body = [_marked(row, marked, set().union(*best), form) for row, marked in zip(body, best, strict=True)]
+        notes = [*notes, f"Best of each column: {'bold' if form != 'text' else 'marked *'}."]
     aligned = ("left", *["right"] * (len(head) - 1))
     table = tabulate(body, head, tablefmt=_TABULATE[form], disable_numparse=True, colalign=aligned)
+    for sign, text in _SIGNS.items():
+        table = table.replace(sign, text)
     comment = "% " if form == "latex" else ""
     return "\n".join([table, "", *(comment + note for note in notes)]) + "\n"
+
+
+_SIGNS = {"\x01": r"\textbf{", "\x02": "}", "\x03": " "}  # put in last: tabulate escapes commands and strips blanks
+_MARKS = {"text": ("", "*"), "markdown": ("**", "**"), "latex": ("\x01", "\x02")}
+
+
+def _marked(row: list[str], marked: Set[int], columns: Set[int], form: Format) -> list[str]:
+    """Cells of one row; in text those beside a marked one get a blank, so that digits stay below digits."""
+    before, after = _MARKS[form]
+    blank = "\x03" if form == "text" else ""
+    return [
+        before + cell + after if column in marked else cell + blank * (column in columns)
+        for column, cell in enumerate(row)
+    ]
 
 
 def put(text: str, out: Path | None) -> None:
@@ -238,7 +212,8 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
     which = f"every {step[0]}th of them, " if len(step) == 1 and step[0] > 1 else ""
     notes = [
         f"Certified accuracy in per cent at L2 radius r (pixels on [0, 1]), rounded down, on {len(images)} images"
-        f" ({which}{images[0]} to {images[-1]}). ACR: average certified radius.",
+        f" ({which}{images[0]} to {images[-1]}). r=0: clean accuracy of the smoothed classifier. ACR: average certified"
+        " radius.",
         "Each certificate is wrong with probability at most alpha.",
     ]
     for alpha in sorted({entry.alpha for entry in entries if entry.alpha is not None}):
@@ -247,8 +222,12 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
             f"Alpha {alpha:g}: with probability {1 - rho:g}, no more than {false} of the {len(images)} are wrong: less"
             f" {-(-1000 * false // len(images)) / 10:.1f} points, a column holds for the whole set at once."
         )
-    if any(entry.published for entry in entries):
-        notes.append("Rows without n are published logs, whose radii are rounded to nearest: some are a little high.")
+    if any(entry.whole > len(images) for entry in entries):
+        more = ", ".join(f"{entry.name} ({entry.whole})" for entry in entries if entry.whole > len(images))
+        notes.append(f"Rows that cover more images are cut to those that all rows have: {more}.")
+    logs = [entry.name for entry in entries if entry.published]
+    if logs:
+        notes.append(_rounding_note(logs, entries, radii))
     for entry in entries:
         if entry.decided is not None:
             missing = ", ".join(f"{radius:g}" for radius in radii if radius not in entry.decided)
@@ -273,12 +252,26 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
     return notes
 
 
+def _rounding_note(logs: list[str], entries: list[Entry], radii: tuple[float, ...]) -> str:
+    """What rounding in print does to the rows that are logs."""
+    which = ", ".join(logs) if len(logs) <= 3 else f"{len(logs)} of the rows"
+    gaps = {radius: max(most - least for least, most in (e.accuracies(radius) for e in entries)) for radius in radii}
+    worst = max(gaps, key=lambda radius: gaps[radius])
+    note = f"Published logs, whose radii are rounded to nearest in print and are taken as they stand: {which}."
+    if gaps[worst]:
+        note += (
+            f" The rounding may change an accuracy by {100 * gaps[worst]:.1f} points (r={worst:g}) at most: where it"
+            " could decide which row is best, all that may be are marked."
+        )
+    return note
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Put runs and published logs side by side: certified accuracy at a grid of radii.
 
     A row is a run folder of `ebsc certify`, or a log in the tab-separated form `idx label predict radius correct time`.
-    When they cover different images, the table is over those that all of them have.
+    When they cover different images, the table is over those that all of them have. The best of each column is marked.
 
     Example: ebsc table runs/* logs/gaussian_sigma0.50.tsv --radii 0:1.75:0.25 --format markdown
     """
@@ -288,7 +281,7 @@ class Table:
     radii: str = "0:1.75:0.25"
     """Columns: 0.5, or 0,0.5,1, or start:stop:step."""
     format: Format = "text"
-    """text, markdown, latex (booktabs) or csv."""
+    """text, markdown, latex (booktabs), csv (no notes), or json (numbers as they are, not as they are printed)."""
     rho: float = 0.001
     """Error probability of the bound for the whole set."""
     envelope: bool = False
@@ -300,12 +293,9 @@ class Table:
 
     def run(self) -> None:
         """Print or write the table."""
-        if not self.rows:
-            raise InputError("name at least one run folder or log")
         if not 0 < self.rho < 1:
             raise InputError(f"rho must lie in (0, 1), not {self.rho}")
-        radii = parse_radii(self.radii)
-        entries = common_images([read_entry(path) for path in self.rows])
+        radii, entries = parse_radii(self.radii), side_by_side(self.rows)
         put(render(entries, radii, self.format, self.rho, envelope=self.envelope), self.out)
         if self.plot:
             from jobs.plots import curves

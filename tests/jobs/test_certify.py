@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from ebsc import data
-from jobs.tables import read_entry
+from jobs.entries import read_entry
 
 
 def test_a_run_folder_holds_the_record_and_the_certificates(place):

@@ -12,7 +12,9 @@ import tyro
 from jobs.attack import Attack
 from jobs.certify import Certify
 from jobs.demo import Demo
+from jobs.exchange import Export, Import
 from jobs.geometry import Geometry
+from jobs.plot import Plot
 from jobs.release import Models, Release
 from jobs.reproduce import Reproduce
 from jobs.sample import Sample
@@ -31,6 +33,9 @@ COMMANDS = {
     "geometry": Geometry,
     "theory": Theory,
     "reproduce": Reproduce,
+    "plot": Plot,
+    "import": Import,
+    "export": Export,
     "jobs": Jobs,
     "demo": Demo,
     "verify": Verify,

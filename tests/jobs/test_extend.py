@@ -11,7 +11,7 @@ import tiny
 from cluster import certificates
 from cluster import folder as run_folder
 from cluster.ledger import Ledger
-from jobs.tables import read_entry
+from jobs.entries import read_entry
 
 FIXED = ["--budget", "fixed"]
 

@@ -7,7 +7,7 @@ import tiny
 from PIL import Image
 
 from ebsc import data, geometry
-from jobs.tables import read_entry
+from jobs.entries import read_entry
 
 RADII = 0.0, 0.25, 0.5, 1.25
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from scipy import stats
 
-from jobs.tables import read_entry
+from jobs.entries import read_entry
 
 FIXED = ["--budget", "fixed", "--images", "::24", "--n0", 1]
 

@@ -1,3 +1,6 @@
+import re
+from dataclasses import replace
+
 import matplotlib
 import numpy as np
 import pytest
@@ -6,8 +9,8 @@ from PIL import Image
 
 from ebsc import data
 from ebsc.errors import InputError
-from jobs.plots import curves, denoised
-from jobs.tables import Entry
+from jobs.entries import Entry
+from jobs.plots import _styles, curves, denoised, draws, radii, training
 
 
 def entry(name, radius):
@@ -71,3 +74,52 @@ def test_denoised_images_in_colour_are_a_picture(tmp_path):
 def test_a_figure_that_cannot_be_written_is_said(tmp_path):
     with pytest.raises(InputError, match="cannot write the figure"):
         curves(ENTRIES, tmp_path / "nowhere" / "curve.png")
+
+
+def letters(path):
+    """The words of a figure: letters, not their outlines."""
+    return re.sub(r"<[^>]*>", " ", path.read_text())
+
+
+@pytest.fixture
+def words():
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        yield
+
+
+@pytest.mark.usefixtures("words")
+def test_a_histogram_says_what_it_leaves_out(tmp_path):
+    rows = [replace(entry("run", [0.3, 0.3, 0.0, 0.0, 1.2]), abstained=np.array([0, 0, 1, 0, 0], bool))]
+    radii(rows, tmp_path / "radii.svg")
+    assert "run (abstains 20.0%, wrong 20.0%)" in letters(tmp_path / "radii.svg")
+    radii([*rows, entry("nothing", [0.0, 0.0])], tmp_path / "radii.png")
+    assert has_content(tmp_path / "radii.png")
+
+
+@pytest.mark.usefixtures("words")
+def test_draws_of_runs_and_not_of_logs(tmp_path):
+    run = replace(ENTRIES[0], draws=np.array([100, 200, 300, 400]))
+    draws([run], tmp_path / "draws.svg")
+    assert "one (mean 250)" in letters(tmp_path / "draws.svg")
+    with pytest.raises(InputError, match="other is a log"):
+        draws([run, ENTRIES[1]], tmp_path / "draws.svg")
+
+
+@pytest.mark.parametrize("quantity", ["loss", "acr"])
+def test_a_training_is_a_picture(tmp_path, quantity):
+    training({"one": [(50, 0.5), (100, 0.25)], "two": [(50, 0.0)]}, quantity, tmp_path / "course.png")
+    assert has_content(tmp_path / "course.png")
+
+
+def test_letters_and_lines_fit_a_column_whatever_the_number_of_rows(tmp_path):
+    rows = [entry(f"a method with a long name, sigma {number}", [0.1, number]) for number in range(28)]
+    curves(rows, tmp_path / "curve.png", width=3.3)
+    with Image.open(tmp_path / "curve.png") as image:
+        pixels = np.asarray(image.convert("L"))
+    assert pixels.shape[1] == 660
+    edge = np.concatenate([pixels[:, :2].ravel(), pixels[:, -2:].ravel()])
+    assert edge.min() == 255  # nothing is cut off
+
+
+def test_28_rows_have_28_styles():
+    assert len({tuple(style.values()) for style, _ in zip(_styles(), range(28), strict=False)}) == 28

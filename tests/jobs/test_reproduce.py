@@ -13,9 +13,9 @@ from ebsc.attack import Pgd
 from ebsc.training import Schedule
 from jobs import reproduce
 from jobs.certify import Certify
+from jobs.entries import read_entry
 from jobs.options import command_line
 from jobs.reproduce import BUDGETS, Reproduce
-from jobs.tables import read_entry
 from jobs.train import Train
 
 SMALL = dataclasses.replace(

@@ -1,13 +1,15 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 
-from jobs.tables import Entry, common_images, read_entry, render
+from jobs.entries import Entry, common_images, read_entry
+from jobs.tables import compare, render
 
 PEERS = Path(__file__).parents[2].parent / "shared/peers/mnist"
 
@@ -85,7 +87,10 @@ def test_the_order_of_images_does_not_matter(log):
     assert {**one, "run": "", "sigma": ""} == {**two, "run": "", "sigma": ""}
 
 
-ROWS = [entry([0.5, 0.3, 0.0], "a_b", sigma=0.25, n=1000, alpha=0.001, draws=300.4), entry([1.0, 0, 0], "peer")]
+ROWS = [
+    entry([0.5, 0.3, 0.0], "a_b", sigma=0.25, n=1000, alpha=0.001, draws=np.array([300, 301, 300])),
+    entry([1.0, 0, 0], "peer"),
+]
 
 
 def test_text():
@@ -93,8 +98,8 @@ def test_text():
     assert head.split() == ["run", "sigma", "n", "alpha", "draws/image", "ACR", "abstain", "r=0", "r=0.5"]
     assert set(rule) <= set("- ")
     assert [row.split() for row in rows] == [
-        ["a_b", "0.25", "1000", "0.001", "300", "0.266", "33.3", "66.6", "33.3"],
-        ["peer", "0.333", "66.6", "33.3", "33.3"],
+        ["a_b", "0.25", "1000", "0.001", "300", "0.266", "33.3", "66.6*", "33.3*"],
+        ["peer", "0.333*", "66.6", "33.3", "33.3*"],
     ]
 
 
@@ -129,15 +134,15 @@ def test_the_notes_say_what_is_compared_and_what_holds_for_the_whole_set():
     radii = np.ones(500)
     rows = [
         entry(radii, index=np.arange(0, 10_000, 20), alpha=0.001, n=100),
-        entry(radii, "peer", index=np.arange(0, 10_000, 20), published=True),
+        entry(radii, "peer", index=np.arange(0, 10_000, 20), rounding=np.full(500, 0.0005)),
     ]
     notes = render(rows, (0.0,)).split("\n\n")[1]
     assert "500 images (every 20th of them, 0 to 9980)" in notes
     # P[Binomial(500, 0.001) > 4] = 0.00017 <= 0.001 < 0.0017 = P[Binomial(500, 0.001) > 3]
     assert "Alpha 0.001: with probability 0.999, no more than 4 of the 500 are wrong" in notes
     assert "0.8 points" in notes
-    assert "published" in notes
-    assert "published" not in render(rows[:1], (0.0,))
+    assert "Published logs, whose radii are rounded" in notes
+    assert "ublished" not in render(rows[:1], (0.0,))
 
 
 def test_the_number_that_may_be_wrong_follows_rho():
@@ -159,6 +164,60 @@ def test_images_that_are_no_arithmetic_sequence_are_not_called_one():
     assert "every" not in render([entry([1.0, 1.0, 1.0], index=[0, 5, 6])], (0.0,))
 
 
+def test_the_best_of_each_column_is_marked_and_ties_in_print_alike():
+    rows = [entry([1.0, 1.0, 0.0], "low"), entry([1.0, 0.9, 0.9], "high"), entry([9.0] * 3, "float", sound=False)]
+    found = compare(rows, (0.0, 1.0))
+    named = [{found.head[column] for column in best} for best in found.best]
+    assert named == [{"r=1"}, {"ACR", "r=0"}, set()]
+    assert compare(rows[:1], (0.0,)).best == [set()]
+    assert "**0.933**" in render(rows, (0.0,), "markdown")
+    assert r"\textbf{0.933}" in render(rows, (0.0,), "latex")
+    text = render(rows, (0.0,))
+    assert "0.933*" in text
+    assert len({line.rstrip().rindex(".") for line in text.splitlines()[2:5]}) == 1  # digits below digits
+    assert text.endswith("Best of each column: marked *.\n")
+    assert "*" not in render(rows, (0.0,), "csv")
+
+
+def test_rounding_in_print_does_not_decide_which_row_is_best():
+    peer = entry([1.0, 1.0, 0.4], "peer", rounding=np.array([0.005, 0.005, 0.0005]))
+    rows = [entry([1.2, 0.9, 0.4], "ours"), peer]  # one reaches r=1; two do in print, but each may be 0.995
+    found = compare(rows, (0.0, 0.5, 1.0))
+    assert peer.accuracies(1.0) == pytest.approx((0.0, 2 / 3))
+    at_one = found.head.index("r=1")
+    assert [at_one in best for best in found.best] == [True, True]
+    assert "66.7 points (r=1)" in " ".join(found.notes)
+    half = found.head.index("r=0.5")  # all agree there, out of reach of the rounding
+    assert [half in best for best in found.best] == [True, True]
+    lower = compare([entry([0.9, 0.9, 0.9], "ours"), peer], (0.99,))
+    assert [lower.head.index("r=0.99") in best for best in lower.best] == [False, True]
+
+
+def test_rows_that_were_cut_to_common_images_are_named(place, log):
+    notes = tiny.cli("table", place.run, log).out.split("\n\n")[1]
+    assert "cut to those that all rows have: run (6), method_sigma0.25 (7)." in notes
+    assert "cut to" not in tiny.cli("table", place.run).out
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(place):
+    other = place.folder / "b" / "run"
+    shutil.copytree(place.run, other)
+    names = [row["run"] for row in cells(tiny.cli("table", place.run, other, "--format", "csv").out)]
+    assert names == ["place/run", "b/run"]
+
+
+def test_json_has_the_numbers_as_they_are(place, log):
+    said = json.loads(tiny.cli("table", place.run, log, "--format", "json", "--radii", "0.25").out)
+    run, peer = said["rows"]
+    row, _ = common_images([read_entry(place.run), read_entry(log)])
+    assert said["images"] == [0, 60, 120]
+    assert (run["acr"], run["clean_accuracy"]) == (row.acr, row.accuracy(0.0))
+    assert run["certified_accuracy"] == {"0.25": row.accuracy(0.25)}
+    assert (run["n"], run["alpha"], run["draws_per_image"]) == (200, 0.001, row.draws.mean())
+    assert (peer["n"], peer["published"], run["published"]) == (None, True, False)
+    assert any("alpha" in note for note in said["notes"])
+
+
 def test_a_run_folder_is_a_row(place):
     row = read_entry(place.run)
     assert (row.name, row.sigma, row.n, row.alpha, row.published) == ("run", 0.25, 200, 0.001, False)
@@ -166,7 +225,7 @@ def test_a_run_folder_is_a_row(place):
     right = [r if p == y else 0 for r, p, y in zip(stored["radius"], stored["predicted"], stored["label"], strict=True)]
     assert row.radius.tolist() == right
     assert 0 < row.acr < 1
-    assert row.draws == np.mean(stored["draws"])
+    assert row.draws.tolist() == stored["draws"]
     assert row.index.tolist() == list(range(0, 360, 60))
 
 
@@ -226,7 +285,7 @@ def test_the_envelope_is_the_best_of_sound_rows_at_each_radius_ours_and_publishe
         row("near", 0.3, 0.3, 0.3, 0.0),
         row("far", 1.0, 0.0, 0.0, 0.0),
         row("float", 2.0, 2.0, 2.0, 2.0, sound=False),
-        row("log", 0.3, 0.3, 0.0, 0.0, published=True),
+        row("log", 0.3, 0.3, 0.0, 0.0, rounding=np.zeros(4)),
     ]
     lines = render(rows, (0.0, 0.5), "csv", envelope=True).splitlines()
     assert lines[-2:] == ["envelope,,,,,,,75.0,25.0", "envelope of published logs,,,,,,,50.0,0.0"]

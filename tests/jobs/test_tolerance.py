@@ -6,7 +6,7 @@ import re
 import pytest
 import tiny
 
-from jobs.tables import read_entry
+from jobs.entries import read_entry
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 WORDS = ["--images", "::12", "--n", 1000, "--radii", "0:1:0.25"]

@@ -11,7 +11,7 @@ from cluster.folder import RunFolder, read_config
 from ebsc import data, model, training
 from ebsc.errors import RunError
 from ebsc.validation import Quick
-from jobs.tables import read_entry
+from jobs.entries import read_entry
 from jobs.train import Train
 
 QUICK = ["--energy.steps", 30, "--energy.warmup", 3, "--head.steps", 100, "--head.learning-rate", 0.01, "--width", 4]

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from jobs.tables import read_entry
+from jobs.entries import read_entry
 
 BUDGETS = {
     "sequential": [],

@@ -6,7 +6,7 @@ import re
 import pytest
 import tiny
 
-from jobs.tables import read_entry
+from jobs.entries import read_entry
 
 
 def certify(place, *words, out="new"):

@@ -1,0 +1,169 @@
+"""One row of a comparison: a run, or a log in the field's form, as certified radii."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cluster import certificates
+from cluster.folder import read_config
+from ebsc.errors import InputError
+
+__all__ = ["Entry", "common_images", "named_sigma", "read_entry", "side_by_side"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One row of a table.
+
+    Attributes:
+        name: what the row is called.
+        index: indices of the images in their data set, shape (N,).
+        whole: images that the run has, where these are only some of them; else 0.
+        radius: certified radius where the certificate is for the right class, else 0, shape (N,).
+        abstained: whether an image has no certificate, shape (N,).
+        sigma, n, alpha: of the run; None where a log does not say.
+        draws: spent on each image, shape (N,); None where a log does not say.
+        rounding: how far each radius may be from the true one by rounding in print, shape (N,); None for our runs,
+            whose radii are exact.
+        decided: radii that a sequential budget decided; None where the radius itself was certified.
+        tolerance: to which the run knew its table, as of :class:`ebsc.budgets.Tolerance`; None where it decided all.
+        two_sided: the radii are those of the bound with p_B.
+        sound: whether the certificates hold in floating point.
+        steps: of the chain by which a draw votes; 0 where it votes by one jump.
+    """
+
+    name: str
+    index: np.ndarray
+    radius: np.ndarray
+    abstained: np.ndarray
+    sigma: float | None = None
+    n: int | None = None
+    alpha: float | None = None
+    draws: np.ndarray | None = None
+    rounding: np.ndarray | None = None
+    decided: tuple[float, ...] | None = None
+    tolerance: dict[str, float | None] | None = None
+    two_sided: bool = False
+    sound: bool = True
+    steps: int = 0
+    whole: int = 0
+
+    @property
+    def published(self) -> bool:
+        """Whether this is somebody's log."""
+        return self.rounding is not None
+
+    def only(self, images: np.ndarray) -> "Entry":
+        """The same row over these images."""
+        keep = np.isin(self.index, images)
+        fewer = len(keep) / max(int(keep.sum()), 1)  # all that is open may lie among these
+        tolerance = self.tolerance and {name: value and value * fewer for name, value in self.tolerance.items()}
+        columns = {name: getattr(self, name) for name in ("index", "radius", "abstained", "draws", "rounding")}
+        kept = {name: column[keep] for name, column in columns.items() if column is not None}
+        return self if keep.all() else replace(self, **kept, tolerance=tolerance, whole=self.whole or len(keep))
+
+    def accuracy(self, radius: float) -> float:
+        """Certified accuracy: share of images whose certificate is for the right class and reaches ``radius``."""
+        return self._share(self.radius, radius)
+
+    def accuracies(self, radius: float) -> tuple[float, float]:
+        """The least and the most that the certified accuracy can be, given how the radii were rounded in print."""
+        slack = 0.0 if self.rounding is None else self.rounding
+        return self._share(self.radius - slack, radius), self._share(self.radius + slack, radius)
+
+    def _share(self, radii: np.ndarray, radius: float) -> float:
+        return float(((radii >= radius) & (self.radius > 0)).mean())
+
+    @property
+    def acr(self) -> float:
+        """Average certified radius; wrong or abstaining images count 0."""
+        return float(self.radius.mean())
+
+
+def read_entry(path: Path) -> Entry:
+    """A row from a run folder or from a log in the field's tab-separated form.
+
+    Raises:
+        InputError: neither of them.
+    """
+    return _read_run(path) if path.is_dir() else _read_log(path)
+
+
+def _read_run(folder: Path) -> Entry:
+    question = read_config(folder)["question"]
+    if "log" in question:
+        about = {name: question[name] for name in ("sigma", "n", "alpha")}
+        return replace(_read_log(folder / certificates.LOG), name=folder.name, **about)
+    table = certificates.read(folder)
+    try:
+        budget, sound = question["budget"], question["lattice"]
+        return Entry(
+            name=folder.name if sound else f"{folder.name} (NOT SOUND IN FLOATING POINT: --no-lattice)",
+            index=table["index"],
+            radius=np.where(certificates.correct(table), table["radius"], 0.0),
+            abstained=table["radius"] == 0,
+            sigma=question["sigma"],
+            n=budget["n"],
+            alpha=budget["alpha"],
+            draws=table["draws"],
+            decided=tuple(budget["radii"]) if "radii" in budget else None,
+            tolerance=budget.get("tolerance"),
+            two_sided=budget.get("two_sided", False),
+            sound=sound,
+            steps=question.get("walk", {"steps": 0})["steps"],
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder}/config.json is not that of a certification: {error!r}") from error
+
+
+def _read_log(path: Path) -> Entry:
+    log = certificates.from_tsv(path)
+    right = log["predicted"] == log["label"]
+    return Entry(
+        name=path.stem,
+        index=log["index"],
+        radius=np.where(right, log["radius"], 0.0),
+        abstained=log["predicted"] == -1,
+        sigma=named_sigma(path),
+        rounding=log["rounding"],
+    )
+
+
+def named_sigma(path: Path) -> float | None:
+    """The sigma in a file name like ``method_sigma0.50.tsv``."""
+    found = re.search(r"sigma[_-]?(\d+(?:\.\d+)?)", path.stem)
+    return float(found[1]) if found else None
+
+
+def side_by_side(paths: Sequence[Path]) -> list[Entry]:
+    """Rows of a comparison over the images that all of them have, each with a name of its own.
+
+    Raises:
+        InputError: one is neither run nor log, or they have no image in common.
+    """
+    if not paths:
+        raise InputError("name at least one run folder or log")
+    entries = [read_entry(path) for path in paths]
+    names = [entry.name for entry in entries]
+    entries = [
+        replace(entry, name=f"{path.resolve().parent.name}/{entry.name}") if names.count(entry.name) > 1 else entry
+        for entry, path in zip(entries, paths, strict=True)
+    ]
+    return common_images(entries)
+
+
+def common_images(entries: list[Entry]) -> list[Entry]:
+    """The same rows over the images that all of them have.
+
+    Raises:
+        InputError: there are none.
+    """
+    images = entries[0].index
+    for entry in entries[1:]:
+        images = np.intersect1d(images, entry.index)
+    if not len(images):
+        raise InputError("these runs have no image in common")
+    return [entry.only(images) for entry in entries]
