@@ -154,7 +154,10 @@ class Train:
     @property
     def base(self) -> "Train":
         """What all options are when none is given beside the recipe and sigma."""
-        return Train.by(self.recipe, self.sigma) if self.recipe else Train()
+        if not self.recipe:
+            return Train()
+        base = Train.by(self.recipe, self.sigma)
+        return base if base.objective == self.objective else replace(base, hyper={})
 
     def with_hyper(self, base: "Train") -> "Train":
         """The same, with the hyperparameters of a recipe that were not given, unless it has another objective."""
