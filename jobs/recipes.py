@@ -91,7 +91,7 @@ def ebsc_small(sigma: float) -> Options:
         "hyper": {"steps": 2.0},
         "energy": Schedule(steps=9000, precision="bfloat16", compile=True),
         "head": Schedule(steps=6000, batch=64, learning_rate=1e-3, clip=1.0, precision="bfloat16", compile=True),
-        "watch": Watch(looks=4),
+        "watch": Watch(looks=6),
     }
 
 

@@ -85,7 +85,8 @@ class Release:
             part.rename(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        print(f"released as {self.name}: {folder}; certify it with: ebsc certify {self.name}")
+        known = self.name if self.into == RELEASED else folder
+        print(f"released: {folder}; certify it with: ebsc certify {known}")
 
     @property
     def _named(self) -> dict[str, Path]:

@@ -85,6 +85,8 @@ def verify(run: Path, root: Path | None = None, *, labels: bool = True) -> np.nd
     if isinstance(question.get("images"), list):
         raise InputError(f"{run} was merged and has no ledger: verify the runs that it was merged from")
     found, spent = certificates.read(run), certificates.seconds(run)
+    if missing := {"index", "label", "select"} - set(found.dtype.names or ()):
+        raise RunError(f"{run}: certificates.parquet has no {', '.join(sorted(missing))}")
     truth = found["label"].astype(np.int64)
     if labels:
         whole = data.load(question["data"], question["split"], root)

@@ -80,6 +80,13 @@ def test_a_tampered_certificate_is_found(place, name, value):
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["label", "select", "radius"])
+def test_a_missing_column_is_found(place, name):
+    path = place.run / "certificates.parquet"
+    pq.write_table(pq.read_table(path).drop_columns([name]), path)
+    assert verify(place.run).err == f"ebsc: {place.run}: certificates.parquet has no {name}\n"
+
+
 def test_what_is_wrong_is_said(place):
     radius = tiny.columns(place.run)["radius"][1]
     change(place.run, "radius", 1, 0.9)
