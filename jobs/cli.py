@@ -1,5 +1,6 @@
 """The ``ebsc`` command. Every subcommand is a dataclass of options with one method, ``run``."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import tyro
 
 from ebsc.errors import EbscError, InputError
 
-__all__ = ["main", "parse", "start"]
+__all__ = ["COMMANDS", "load", "main", "parse", "start"]
 
 
 class Command(Protocol):
@@ -35,26 +36,23 @@ def guarded() -> Iterator[None]:
 def start(command: Any) -> None:
     """Parse the command line into ``command``, or one of a dictionary of subcommands, and carry it out."""
     with guarded():
-        parse(command, sys.argv[1:]).run()
+        if isinstance(command, dict):
+            description = "Empirical Bayes smoothed classifiers."
+            tyro.extras.subcommand_cli_from_dict(command, description=description).run()
+        else:
+            parse(command, sys.argv[1:]).run()
 
 
-def parse(command: Any, words: list[str]) -> Command:
-    """The command that these words are. A recipe among them is where its options start from.
+def parse(kind: Any, words: list[str], program: str | None = None) -> Any:
+    """The command of this kind that these words are. A recipe among them is where its options start from.
 
     Raises:
         InputError: unknown recipe, or an option that is not allowed.
     """
-    several = isinstance(command, dict)
-    kind, given = (command.get(words[0]), words[1:]) if several and words else (command, words)
-    if recipe := _recipe(kind, given):
-        program = f"ebsc {words[0]}" if several else None
-        # hyperparameters that stand in a default would become options of their own
-        default = replace(recipe, hyper={})
-        return tyro.cli(type(recipe), prog=program, args=given, default=default).with_hyper(recipe)
-    if several:
-        description = "Empirical Bayes smoothed classifiers."
-        return tyro.extras.subcommand_cli_from_dict(command, description=description, args=words)
-    return tyro.cli(command, args=words)
+    if not (recipe := _recipe(kind, words)):
+        return tyro.cli(kind, prog=program, args=words)
+    default = replace(recipe, hyper={})  # hyperparameters in a default would become options of their own
+    return tyro.cli(kind, prog=program, args=words, default=default).with_hyper(recipe)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,45 +72,44 @@ def _recipe(kind: Any, words: list[str]) -> Any:
     return kind.by(chosen.recipe, chosen.sigma) if chosen.recipe else None
 
 
+COMMANDS = {
+    "train": "jobs.train:Train",
+    "certify": "jobs.certify:Certify",
+    "table": "jobs.tables:Table",
+    "plot": "jobs.plot:Plot",
+    "attack": "jobs.attack:Attack",
+    "status": "jobs.status:ShowStatus",
+    "jobs": "jobs.states:Jobs",
+    "merge": "jobs.merge:Merge",
+    "verify": "jobs.verify:Verify",
+    "release": "jobs.release:Release",
+    "models": "jobs.release:Models",
+    "import": "jobs.exchange:Import",
+    "export": "jobs.exchange:Export",
+    "sample": "jobs.sample:Sample",
+    "geometry": "jobs.geometry:Geometry",
+    "theory": "jobs.theory:Theory",
+    "reproduce": "jobs.reproduce:Reproduce",
+    "demo": "jobs.demo:Demo",
+}
+"""Subcommands and where they are; only the one that is asked for is imported, as imports take seconds."""
+
+
+def load(name: str) -> Any:
+    """The dataclass of a subcommand."""
+    module, _, command = COMMANDS[name].partition(":")
+    return getattr(importlib.import_module(module), command)
+
+
 def main() -> None:
     """Entry point of ``ebsc``."""
     with guarded():  # the imports take seconds in which somebody may press Ctrl-C
-        from jobs.attack import Attack
-        from jobs.certify import Certify
-        from jobs.demo import Demo
-        from jobs.exchange import Export, Import
-        from jobs.geometry import Geometry
-        from jobs.merge import Merge
-        from jobs.plot import Plot
-        from jobs.release import Models, Release
-        from jobs.reproduce import Reproduce
-        from jobs.sample import Sample
-        from jobs.states import Jobs
-        from jobs.status import ShowStatus
-        from jobs.tables import Table
-        from jobs.theory import Theory
-        from jobs.train import Train
-        from jobs.verify import Verify
+        name, *words = sys.argv[1:] or [""]
+        if name in COMMANDS:
+            parse(load(name), words, f"ebsc {name}").run()
+        else:
+            start({name: load(name) for name in COMMANDS})
 
-        start(
-            {
-                "train": Train,
-                "certify": Certify,
-                "table": Table,
-                "plot": Plot,
-                "attack": Attack,
-                "status": ShowStatus,
-                "jobs": Jobs,
-                "merge": Merge,
-                "verify": Verify,
-                "release": Release,
-                "models": Models,
-                "sample": Sample,
-                "geometry": Geometry,
-                "theory": Theory,
-                "import": Import,
-                "export": Export,
-                "reproduce": Reproduce,
-                "demo": Demo,
-            }
-        )
+
+if __name__ == "__main__":
+    main()

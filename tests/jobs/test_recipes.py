@@ -29,7 +29,7 @@ PUBLISHED = {
 
 
 def typed(*words):
-    return parse({"train": Train}, ["train", *map(str, words)])
+    return parse(Train, [str(word) for word in words])
 
 
 def test_there_is_a_baseline_for_every_objective():
@@ -80,7 +80,7 @@ def test_an_option_can_be_set_back_to_what_it_is_without_a_recipe():
 def test_another_objective_does_not_inherit_hyperparameters():
     train = typed("--recipe", "smoothmix", "--objective", "stability")
     assert (train.objective, train.hyper) == ("stability", {})
-    assert parse({"train": Train}, command_line(train).split()[1:]) == train
+    assert parse(Train, command_line(train).split()[2:]) == train
 
 
 def test_a_sweep_over_sigma_or_recipes_follows_them(tmp_path, monkeypatch):

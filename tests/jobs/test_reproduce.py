@@ -108,7 +108,7 @@ def test_every_training_can_be_typed_and_all_names_differ(story, data, budget):
     trainings = [step.command for step in steps if isinstance(step.command, Train)]
     for command in trainings:
         line = command_line(command)
-        assert command_line(parse({"train": Train}, shlex.split(line)[1:])) == line
+        assert command_line(parse(Train, shlex.split(line)[2:])) == line
     outcomes = [step.done for step in steps if step.done]
     assert len(set(outcomes)) == len(outcomes)
 
