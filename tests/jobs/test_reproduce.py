@@ -135,8 +135,8 @@ def test_the_full_programme_is_that_of_the_issue():
 
 RESULTS = dataclasses.replace(
     results.PLANS["digits"]["minutes"],
-    ebsc_changes={"energy": Schedule(steps=2), "head": Schedule(steps=2, batch=8), "width": 4, "held_out": 20},
-    baseline_changes={"head": Schedule(steps=2, batch=8), "held_out": 20},
+    ebsc_changes={"energy": Schedule(steps=1), "head": Schedule(steps=1, batch=8), "width": 4, "held_out": 20},
+    baseline_changes={"head": Schedule(steps=1, batch=8), "held_out": 20},
     images="::60",
     n=200,
     radii="0,0.25",
