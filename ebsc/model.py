@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -21,9 +21,28 @@ from ebsc.estimator import EmpiricalBayes
 from ebsc.files import make_folder, write_whole
 from ebsc.networks import UNet
 
-__all__ = ["Ebsc", "ModelSpec", "build", "check_sigma", "code", "load", "pack", "save", "unpack"]
+__all__ = [
+    "RELEASED",
+    "Ebsc",
+    "ModelSpec",
+    "Storage",
+    "build",
+    "check_sigma",
+    "code",
+    "load",
+    "locate",
+    "pack",
+    "released",
+    "save",
+    "unpack",
+]
 
 _FORMAT = 1
+
+Storage = Literal["float32", "float16"]
+
+RELEASED = Path(__file__).with_name("released")
+"""Models that come with the program, each a model folder with a card and the runs that its table is made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +60,8 @@ class ModelSpec:
         classifier: ``{"kind": name, **options}`` of :mod:`ebsc.classifier`; or ``module:factory``, called as
             ``factory(shape, n_classes, **options)``.
         training: how the weights came to be; free.
+        storage: of the weights in ``model.safetensors``; float16 halves it. The network computes in float32 with what
+            is stored, so that a certificate is one of the stored weights, and the checksum names those.
         sha256: checksum of ``model.safetensors``.
 
     Raises:
@@ -54,6 +75,7 @@ class ModelSpec:
     denoiser: dict[str, Any] = field(default_factory=lambda: {"kind": "none"})
     classifier: dict[str, Any] = field(default_factory=lambda: {"kind": "linear"})
     training: dict[str, Any] = field(default_factory=dict)
+    storage: Storage = "float32"
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -62,6 +84,8 @@ class ModelSpec:
             raise InputError(f"shape must be (channels, height, width), not {self.shape}")
         if self.n_classes < 2 or self.levels < 1:
             raise InputError(f"n_classes must be 2 or more, levels 1 or more, not {self.n_classes} and {self.levels}")
+        if self.storage not in ("float32", "float16"):
+            raise InputError(f"storage must be float32 or float16, not {self.storage}")
         for part in (self.denoiser, self.classifier):
             if not isinstance(part, dict) or not isinstance(part.get("kind"), str):
                 raise InputError(f'a denoiser or classifier is {{"kind": name, **options}}, not {part}')
@@ -178,11 +202,31 @@ def save(folder: str | Path, model: Ebsc, spec: ModelSpec) -> None:
         raise InputError(f"cannot write the model {folder}: {error.strerror}") from error
 
 
+def released() -> list[str]:
+    """Names of the models that come with the program."""
+    return sorted(path.parent.name for path in RELEASED.glob("[!.]*/model.json"))
+
+
+def locate(folder: str | Path) -> Path:
+    """A model folder as it stands; or, where there is no such folder, that of a released model of this name.
+
+    Raises:
+        InputError: a name, but neither.
+    """
+    folder = Path(folder)
+    if folder.exists() or len(folder.parts) != 1:
+        return folder
+    if folder.name not in released():
+        names = ", ".join(released()) or "none yet"
+        raise InputError(f"{folder} is not a model folder, nor a released model: released are {names}")
+    return RELEASED / folder
+
+
 def load(folder: str | Path, allow: Sequence[str] = ()) -> tuple[Ebsc, ModelSpec]:
-    """Read a model folder. Nothing in it is executed: JSON and safetensors only.
+    """Read a model folder, or a released model by its name. Nothing in it is executed: JSON and safetensors only.
 
     Args:
-        folder: the model folder.
+        folder: the model folder, or the name.
         allow: modules and packages of your own that ``model.json`` may name. It is what the caller allows that is
             imported, never what a file asks for: a folder that names other code is refused.
 
@@ -193,7 +237,7 @@ def load(folder: str | Path, allow: Sequence[str] = ()) -> tuple[Ebsc, ModelSpec
         InputError: a file is missing, truncated or altered, or the weights contain NaN or infinity; code that is not
             allowed or does not make such a model.
     """
-    folder = Path(folder)
+    folder = locate(folder)
     try:
         head = json.loads((folder / "model.json").read_bytes())
         weights = (folder / "model.safetensors").read_bytes()
@@ -217,6 +261,8 @@ def pack(model: Ebsc, spec: ModelSpec) -> tuple[ModelSpec, bytes]:
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     # cloned, as weights that several layers share would be refused
     state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    if spec.storage == "float16":
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     weights = safetensors.torch.save(state)
     return replace(spec, sha256=hashlib.sha256(weights).hexdigest()), weights
 
@@ -261,8 +307,10 @@ def _check_same(again: Ebsc, model: Ebsc, spec: ModelSpec) -> None:
     """Raise :class:`InputError` unless the factories have made, with the same weights, the same function."""
     _check_shapes(again, spec, "the specification")
     y = torch.rand(2, *spec.shape, generator=torch.Generator().manual_seed(0))
+    same = copy.deepcopy(model).cpu().eval()
+    same.load_state_dict(again.state_dict())  # as they are stored
     with torch.no_grad():
-        one, other = again(y), copy.deepcopy(model).cpu().eval()(y)
+        one, other = again(y), same(y)
     if not torch.allclose(one, other, rtol=1e-3, atol=1e-4):
         far = (one - other).abs().max()
         raise InputError(f"the specification is that of another model: its outputs differ by up to {far:.3g}")

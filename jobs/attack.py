@@ -59,7 +59,7 @@ class Attack:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder for what is found. Default: RUN/attack, or RUN/attack-certified."""
     model: Path | None = None
-    """Model folder. Default: the one that the run names."""
+    """Model folder, or the name of a released model. Default: the one that the run names."""
     allow: tuple[str, ...] = ()
     """Python modules of your own that the model may import; see `ebsc certify --help`."""
     data_root: Path | None = None

@@ -56,7 +56,7 @@ class Certify:
     """
 
     model: Annotated[Path, tyro.conf.Positional]
-    """Model folder, as written by `ebsc train`."""
+    """Model folder, as written by `ebsc train`, or the name of a released model (`ebsc models`)."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run", aliases=["-o"])] = None
     """Run folder. Default: runs/MODEL[-plain][-walkK]-DATA-BUDGET-nN."""
     allow: tuple[str, ...] = ()

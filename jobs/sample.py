@@ -41,11 +41,11 @@ class Sample:
     """
 
     model: Annotated[Path, tyro.conf.Positional]
-    """Model folder, as written by `ebsc train`."""
+    """Model folder, as written by `ebsc train`, or the name of a released model."""
     allow: tuple[str, ...] = ()
     """Python modules of your own that the model may import; see `ebsc certify --help`."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder for walks.png and sample.json. Default: MODEL/sample."""
+    """Folder for walks.png and sample.json. Default: MODEL/sample, or samples/NAME of a released model."""
     chains: int = 8
     """Chains to walk."""
     walk: Annotated[Walk, tyro.conf.OmitArgPrefixes] = field(default_factory=lambda: Walk(steps=1000))
@@ -70,7 +70,8 @@ class Sample:
         how = self.walk
         net, spec = load_model(self.model, self.allow)
         check(net)
-        folder, device = self.out or self.model / "sample", pick(self.device)
+        ours = self.model / "sample" if self.model.exists() else Path("samples") / self.model
+        folder, device = self.out or ours, pick(self.device)
         generator = torch.Generator(device).manual_seed(self.seed)
         start = self._start(spec, generator)
         make_folder(folder, "samples")

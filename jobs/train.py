@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from uuid import uuid4
@@ -19,10 +19,11 @@ from ebsc.data import Dataset
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.estimator import EmpiricalBayes
-from ebsc.model import Ebsc, ModelSpec
+from ebsc.model import Ebsc, ModelSpec, Storage
 from ebsc.objectives import check, hyperparameters, learned
 from ebsc.own import is_own, module_of
 from ebsc.training import Schedule
+from jobs import recipes
 from jobs.fitting import Fitting, Watch
 from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
 from jobs.models import load_model, look_here
@@ -54,8 +55,14 @@ class Train:
     Example: ebsc train --data mnist --sigma 0.5 --energy.precision bfloat16
 
     Example: ebsc train --data mnist --classifier lenet --objective smoothadv --epsilon 1 --sweep sigma=0.25,0.5,1
+
+    Example: ebsc train --recipe ebsc-small --sigma 0.75
     """
 
+    recipe: str | None = None
+    """Named recipe that the options start from; those given beside it override it, and --help after it shows what it
+    says. The field's, as published: gaussian, stability, smoothadv, consistency, macer, smoothmix, catrs; learned EBSC:
+    ebsc-small for a CPU, ebsc-full for a GPU."""
     data: str = "digits"
     """Data set: digits, mnist, fashion-mnist, kmnist, cifar10, or a path ending in .npz."""
     data_root: Path | None = None
@@ -80,8 +87,8 @@ class Train:
     allow: tuple[str, ...] = ()
     """Python modules of your own that may be imported for the model; see `ebsc certify --help`."""
     start_from: Path | None = None
-    """Model folder whose denoiser to take, and whose classifier too if it is of the same kind; the energy is not
-    trained again."""
+    """Model folder, or name of a released model, whose denoiser to take, and whose classifier too if it is of the same
+    kind; the energy is not trained again."""
     objective: Literal["clean", "gaussian", "stability", "smoothadv", "consistency", "macer", "smoothmix", "catrs"] = (
         "clean"
     )
@@ -106,6 +113,9 @@ class Train:
     """How to train the denoiser."""
     head: Schedule = field(default_factory=lambda: Schedule(steps=5000, learning_rate=1e-3, batch=128, clip=1.0))
     """How to train the classifier, and with --joint both."""
+    storage: Storage = "float32"
+    """Of the weights that are written. float16: rounded at the end, half the size; what is evaluated and certified is
+    the rounded network."""
     device: Device = "auto"
     """cpu, cuda, or auto: CUDA where there is one."""
     watch: Watch = field(default_factory=Watch)
@@ -125,6 +135,8 @@ class Train:
         model.check_sigma(self.sigma)
         _check_kind("denoiser", self.denoiser, get_args(Denoiser))
         _check_kind("classifier", self.classifier, get_args(Classifier))
+        if self.recipe is not None:
+            recipes.options(self.recipe, self.sigma)
         if self.epsilon is not None and not 0 < self.epsilon < float("inf"):
             raise InputError(f"epsilon must be a positive number, not {self.epsilon}")
         if self.objective == "clean" and (self.joint or self.epsilon is not None or self.denoising or self.hyper):
@@ -137,11 +149,44 @@ class Train:
         if self.denoiser in ("none", "mixture") and (self.joint or self.denoising):
             raise InputError("joint and denoising need a denoiser with weights to train: residual, scalar or network")
 
+    @classmethod
+    def by(cls, recipe: str, sigma: float, **changes: Any) -> "Train":
+        """The training of a recipe, with changes.
+
+        >>> Train.by("gaussian", 0.25, classifier="resnet").head.batch
+        256
+
+        Raises:
+            InputError: unknown name.
+        """
+        return cls(recipe=recipe, sigma=sigma, **recipes.options(recipe, sigma) | changes)
+
+    @property
+    def base(self) -> "Train":
+        """What all options are when none is given beside the recipe and sigma."""
+        if not self.recipe:
+            return Train()
+        base = Train.by(self.recipe, self.sigma)
+        return base if base.objective == self.objective else replace(base, hyper={})
+
+    def with_hyper(self, base: "Train") -> "Train":
+        """The same, with the hyperparameters of a recipe that were not given, unless it has another objective."""
+        return replace(self, hyper=base.hyper | self.hyper) if self.objective == base.objective else self
+
+    def _follow(self, origin: "Train") -> "Train":
+        """A point of a sweep over sigma or recipes: options that are as the recipe has them stay so."""
+        if not self.recipe or (self.recipe, self.sigma) == (origin.recipe, origin.sigma):
+            return self
+        before, after = origin.base, self.base
+        names = {item.name for item in fields(self)} - {"recipe", "sigma"}
+        left = {name for name in names if getattr(self, name) == getattr(before, name)}
+        return replace(self, **{name: getattr(after, name) for name in left})
+
     def run(self) -> None:
         """Train here, or hand the job or the sweep to a cluster."""
         asked = replace(self, token=uuid4().hex if self.overwrite else "")
         points = [
-            replace(point, out=self._base / label, sweep=())
+            replace(point._follow(self), out=self._base / label, sweep=())
             for label, point in parse_sweep(replace(asked, out=None), self.sweep).items()
         ] or [asked]
         dispatch(points, self.cluster, self.slurm, self._base)
@@ -187,8 +232,11 @@ class Train:
             )
             self._parts(fitting)
             if is_main():
+                net = model.unpack(*model.pack(net, spec))  # what will be read back
                 figures = _evaluate(net, test, device) | {"seconds": round(time.monotonic() - started, 1)}
                 record = {"data": self.data, "checksum": whole.checksum, "figures": figures, "options": options(self)}
+                if start:
+                    record["started_from"] = {"sha256": start[1].sha256, "training": start[1].training}
                 model.save(self.folder, net, replace(spec, training={**record, **provenance()}))
                 print(f"model written to {self.folder} ({sum(p.numel() for p in net.parameters()):,} parameters)")
 
@@ -271,6 +319,7 @@ class Train:
             levels=train.levels,
             denoiser={"kind": self.denoiser} | sizes.get(self.denoiser, {} if is_own(self.denoiser) else width),
             classifier={"kind": self.classifier},
+            storage=self.storage,
         )
         torch.manual_seed(self.energy.seed)
         look_here(self.allow)
@@ -291,19 +340,10 @@ class Train:
         self, whole: Dataset, start: tuple[Ebsc, ModelSpec] | None, code: Mapping[str, str]
     ) -> dict[str, Any]:
         """All that decides the weights."""
-        here = {
-            "out",
-            "data_root",
-            "overwrite",
-            "device",
-            "watch",
-            "sweep",
-            "cluster",
-            "slurm",
-            "token",
-            "start_from",
-            "allow",
-        }
+        here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "token", "start_from"}
+        here |= {"allow", "recipe"}  # what it says is in the other options
+        if self.storage == "float32":
+            here.add("storage")
         if self.denoiser != "mixture":
             here.add("components")
         decides = {key: value for key, value in options(self).items() if key not in here}

@@ -86,7 +86,7 @@ def test_every_option_that_is_offered_can_be_swept():
         ("sigma=", "sweep 'sigma=': give option=value,value"),
         ("sigma=0.5,", "sweep 'sigma=0.5,': give option=value,value"),
         ("=1", "there is no option ''"),
-        ("sgima=1", "sweep 'sgima=1': there is no option 'sgima'; there are data, "),
+        ("sgima=1", "sweep 'sgima=1': there is no option 'sgima'; there are recipe, data, "),
         ("steps=1", "there is no option 'steps'; there are .*energy.steps, .*head.steps, "),
         ("sigma=big", "sweep: --sigma big is not what these options take"),
         (
