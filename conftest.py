@@ -32,6 +32,7 @@ def parse(example: Example) -> None:
     for line in re.split(r"\n|&&", text):
         words = [word for word in shlex.split(line, comments=True) if word != "..."]
         for log in (word for word in words if word.endswith(".tsv")):
+            Path(log).parent.mkdir(parents=True, exist_ok=True)
             Path(log).touch()  # some commands look for the logs of others at once
         if words[:1] == ["ebsc"] and len(words) > 1:
             said = io.StringIO()
