@@ -232,7 +232,7 @@ class Train:
             )
             self._parts(fitting)
             if is_main():
-                net = model.unpack(*model.pack(net, spec))  # what will be read back
+                net = model.unpack(*model.pack(net, spec), allow=self.allow)  # what will be read back
                 figures = _evaluate(net, test, device) | {"seconds": round(time.monotonic() - started, 1)}
                 record = {"data": self.data, "checksum": whole.checksum, "figures": figures, "options": options(self)}
                 if start:
@@ -341,7 +341,7 @@ class Train:
     ) -> dict[str, Any]:
         """All that decides the weights."""
         here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "token", "start_from"}
-        here |= {"allow", "recipe"}  # what it says is in the other options
+        here |= {"allow", "recipe"}  # what a recipe says is in the other options
         if self.storage == "float32":
             here.add("storage")
         if self.denoiser != "mixture":

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -231,3 +232,10 @@ def test_the_checksum_is_of_the_file_or_of_all_of_the_package(nets):
     assert model.code(the_spec)["my_nets"] != before["my_nets"]
     for name in ("my_package", "my_package.nets"):
         del sys.modules[name]
+
+
+def test_a_model_of_ones_own_is_stored_in_float16(nets, tmp_path):
+    the_spec = replace(spec("my_nets:Net"), storage="float16")
+    model.save(tmp_path / "model", model.build(the_spec, allow=["my_nets"]), the_spec)
+    again, _ = model.load(tmp_path / "model", allow=["my_nets"])
+    assert all(torch.equal(value, value.half().float()) for value in again.state_dict().values())
