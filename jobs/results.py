@@ -70,7 +70,8 @@ class Programme:
                     yield setting.certify(name, name)
                     rows.append(name)
             peers = tuple(log for log in setting.peers if named_sigma(log) == sigma)
-            yield setting.table(f"Headline rows at sigma {sigma:g}", f"headline-{sigma:g}", rows, peers)
+            several = len(self.seeds) > 1
+            yield setting.table(f"Headline rows at sigma {sigma:g}", f"headline-{sigma:g}", rows, peers, spread=several)
             headline += rows
         yield setting.table("The envelope over sigma", "envelope", headline, setting.peers, envelope=True)
         ablations = []
