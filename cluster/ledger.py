@@ -1,9 +1,10 @@
 """The crash-safe record of a run: ``config.json`` and an append-only ``ledger.jsonl``, under a lock."""
 
 import json
+import lzma
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ import numpy as np
 from cluster import certificates
 from cluster.folder import RunFolder
 from ebsc.errors import InputError
+from ebsc.files import write_whole
 
-__all__ = ["Ledger"]
+__all__ = ["KEPT", "Ledger", "Record", "compress", "recorded"]
 
 Record = dict[str, Any]
 
 SYNC_EVERY = 1.0
 """Seconds between writes that wait for the disk."""
+
+KEPT = "ledger.jsonl.xz"
+"""The ledger of a finished run that is kept for good."""
 
 _TAIL = 1 << 16
 """Bytes that are read at a time to find the end of the last whole line."""
@@ -96,21 +101,7 @@ class Ledger:
         if not self._whole:
             return
         with self._path.open("rb") as file:
-            left = self._whole
-            for number, line in enumerate(file, 1):
-                try:
-                    record = json.loads(line)
-                    values = [record["image"], record["look"], *record["votes"].values()]
-                    if not (all(isinstance(v, int) for v in values) and isinstance(record["seconds"], float)):
-                        raise ValueError
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    raise InputError(
-                        f"{self._path}, line {number} is not a ledger line: the file is damaged or foreign"
-                    ) from None
-                yield record
-                left -= len(line)
-                if not left:
-                    return
+            yield from _parsed(_first(file, self._whole), self._path)
 
     def _without_torn_line(self) -> int:
         """The length of the file without a torn last line, which the first append cuts off."""
@@ -128,3 +119,53 @@ class Ledger:
         if not _BEGIN.startswith(torn[: len(_BEGIN)]):
             raise InputError(f"{self._path} does not end in a ledger line: the file is damaged or foreign")
         return whole
+
+
+def recorded(folder: str | Path) -> Iterator[Record]:
+    """All records of a finished run, from its ledger or from the compressed one; nothing is held or written.
+
+    Raises:
+        InputError: there is no ledger, as in merged runs, or it is damaged.
+    """
+    path = Path(folder) / "ledger.jsonl"
+    try:
+        if path.exists():
+            with path.open("rb") as file:
+                yield from _parsed(file, path)
+            return
+        path = Path(folder) / KEPT
+        with lzma.open(path) as file:
+            yield from _parsed(file, path)
+    except FileNotFoundError:
+        raise InputError(f"{folder} has no ledger: neither ledger.jsonl nor {KEPT}") from None
+    except (lzma.LZMAError, EOFError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+
+
+def compress(folder: Path, into: Path) -> None:
+    """Keep the ledger of a finished run in another folder, compressed: about a tenth of its size."""
+    if (folder / KEPT).exists():
+        write_whole(into / KEPT, (folder / KEPT).read_bytes())
+    else:
+        write_whole(into / KEPT, lzma.compress((folder / "ledger.jsonl").read_bytes()))
+
+
+def _first(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Lines of the first ``size`` bytes."""
+    for line in lines:
+        yield line
+        size -= len(line)
+        if not size:
+            return
+
+
+def _parsed(lines: Iterable[bytes], path: Path) -> Iterator[Record]:
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            values = [record["image"], record["look"], *record["votes"].values()]
+            if not (all(isinstance(v, int) for v in values) and isinstance(record["seconds"], float)):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(f"{path}, line {number} is not a ledger line: the file is damaged or foreign") from None
+        yield record

@@ -1,14 +1,18 @@
 """The worker: a thin shell around the voter. A plain class; ``ray.remote`` is applied where it is used."""
 
+import platform
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from ebsc.campaign import Unit
 from ebsc.device import Device, pick
-from ebsc.model import ModelSpec, unpack
+from ebsc.errors import InputError
+from ebsc.model import ModelSpec, code, unpack
+from ebsc.own import top
 from ebsc.votes import Precision, Voter
 from ebsc.walkjump import Walk
 
@@ -22,6 +26,8 @@ class Assignment:
     Attributes:
         spec: the model's specification.
         weights: the bytes of its safetensors file.
+        code: modules of the user's own that the model needs, each with the checksum that it must have here too
+            (:func:`ebsc.model.code`). Their packages are allowed, as the driver has imported them.
         plain: vote without the denoiser.
         walk: vote by chains; see :class:`ebsc.votes.Voter`.
         images: the images being certified, in the order of the campaign's rows.
@@ -33,6 +39,7 @@ class Assignment:
 
     spec: ModelSpec
     weights: bytes
+    code: Mapping[str, str] = field(default_factory=dict)
     plain: bool = False
     walk: Walk | None = None
     images: np.ndarray
@@ -64,7 +71,10 @@ class Worker:
     def __init__(self, assignment: Assignment, batch: int | None = None) -> None:
         if assignment.threads:
             torch.set_num_threads(assignment.threads)
-        model = unpack(assignment.spec, assignment.weights)
+        model = unpack(assignment.spec, assignment.weights, allow=[top(name) for name in assignment.code])
+        for name, checksum in code(assignment.spec).items():
+            if checksum != assignment.code[name]:
+                raise InputError(f"{name} on {platform.node()} is not the {name} that this run was started with")
         self._voter = Voter(
             model.plain() if assignment.plain else model,
             assignment.images,

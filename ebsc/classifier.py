@@ -93,5 +93,7 @@ def build(kind: str, shape: tuple[int, int, int], n_classes: int, **options: Any
         InputError: unknown name, or images too small for it.
     """
     if kind not in _KINDS:
-        raise InputError(f"unknown classifier {kind!r}: choose one of {', '.join(_KINDS)}")
+        raise InputError(
+            f"unknown classifier {kind!r}: choose one of {', '.join(_KINDS)}, or name your own as module:factory"
+        )
     return _KINDS[kind](shape, n_classes, **options)

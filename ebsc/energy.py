@@ -166,5 +166,7 @@ def build(kind: str, shape: tuple[int, int, int], sigma: float, **options: Any) 
         InputError: unknown name.
     """
     if kind not in _KINDS:
-        raise InputError(f"unknown energy {kind!r}: choose one of {', '.join(_KINDS)}")
+        raise InputError(
+            f"unknown energy {kind!r}: choose one of {', '.join(_KINDS)}, or name your own as module:factory"
+        )
     return _KINDS[kind](shape, sigma, **options)

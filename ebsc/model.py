@@ -1,10 +1,12 @@
 """An EBSC as one module, and the folder that holds it: ``model.json`` + ``model.safetensors``."""
 
+import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -12,15 +14,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ebsc import classifier, energy
+from ebsc import classifier, energy, own
+from ebsc.energy import Energy
 from ebsc.errors import InputError, one_line
 from ebsc.estimator import EmpiricalBayes
 from ebsc.files import make_folder, write_whole
 from ebsc.networks import UNet
 
-__all__ = ["Ebsc", "ModelSpec", "build", "check_sigma", "load", "pack", "save", "unpack"]
+__all__ = [
+    "RELEASED",
+    "Ebsc",
+    "ModelSpec",
+    "Storage",
+    "build",
+    "check_sigma",
+    "code",
+    "load",
+    "locate",
+    "pack",
+    "released",
+    "save",
+    "unpack",
+]
 
 _FORMAT = 1
+
+Storage = Literal["float32", "float16"]
+
+RELEASED = Path(__file__).with_name("released")
+"""Models that come with the program, each a model folder with a card and the runs that its table is made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +55,13 @@ class ModelSpec:
         n_classes: number of classes.
         levels: the pixel lattice the model was trained on is {0..levels} / levels.
         denoiser: ``{"kind": name, **options}``: ``none``, ``network`` (plain image-to-image regression), or an energy
-            of :mod:`ebsc.energy`.
-        classifier: ``{"kind": name, **options}`` of :mod:`ebsc.classifier`.
+            of :mod:`ebsc.energy`; or ``module:factory`` of your own, called as ``factory(shape, sigma, **options)``: a
+            denoiser, or an :class:`ebsc.energy.Energy` whose Bayes estimator is taken.
+        classifier: ``{"kind": name, **options}`` of :mod:`ebsc.classifier`; or ``module:factory``, called as
+            ``factory(shape, n_classes, **options)``.
         training: how the weights came to be; free.
+        storage: of the weights in ``model.safetensors``; float16 halves it. The network computes in float32 with what
+            is stored, so that a certificate is one of the stored weights, and the checksum names those.
         sha256: checksum of ``model.safetensors``.
 
     Raises:
@@ -49,6 +75,7 @@ class ModelSpec:
     denoiser: dict[str, Any] = field(default_factory=lambda: {"kind": "none"})
     classifier: dict[str, Any] = field(default_factory=lambda: {"kind": "linear"})
     training: dict[str, Any] = field(default_factory=dict)
+    storage: Storage = "float32"
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -57,8 +84,10 @@ class ModelSpec:
             raise InputError(f"shape must be (channels, height, width), not {self.shape}")
         if self.n_classes < 2 or self.levels < 1:
             raise InputError(f"n_classes must be 2 or more, levels 1 or more, not {self.n_classes} and {self.levels}")
+        if self.storage not in ("float32", "float16"):
+            raise InputError(f"storage must be float32 or float16, not {self.storage}")
         for part in (self.denoiser, self.classifier):
-            if not isinstance(part, dict) or "kind" not in part:
+            if not isinstance(part, dict) or not isinstance(part.get("kind"), str):
                 raise InputError(f'a denoiser or classifier is {{"kind": name, **options}}, not {part}')
 
 
@@ -99,21 +128,48 @@ class Ebsc(nn.Module):
         return Ebsc(nn.Identity(), self.classifier, self.sigma)
 
 
-def build(spec: ModelSpec) -> Ebsc:
+def build(spec: ModelSpec, allow: Sequence[str] = ()) -> Ebsc:
     """An untrained model from its specification.
+
+    Args:
+        spec: the specification.
+        allow: modules and packages that may be imported where it names code that is no part of this package.
+
+    Raises:
+        InputError: an unknown kind, or options that it does not have; code that is not allowed, or cannot be found.
 
     >>> build(ModelSpec(sigma=0.5, shape=(1, 8, 8), n_classes=10, levels=16)).sigma
     0.5
-
-    Raises:
-        InputError: an unknown kind, or options that it does not have.
     """
     denoiser, base = dict(spec.denoiser), dict(spec.classifier)
+    kind, base_kind = denoiser.pop("kind"), base.pop("kind")
     try:
-        head = classifier.build(base.pop("kind"), spec.shape, spec.n_classes, **base)
-        return Ebsc(_denoiser(denoiser.pop("kind"), spec.shape, spec.sigma, denoiser), head, spec.sigma)
+        if own.is_own(base_kind):
+            head = own.make(base_kind, allow, spec.shape, spec.n_classes, **base)
+        else:
+            head = classifier.build(base_kind, spec.shape, spec.n_classes, **base)
+        if own.is_own(kind):
+            front = own.make(kind, allow, spec.shape, spec.sigma, **denoiser)
+            front = EmpiricalBayes(front, spec.sigma) if isinstance(front, Energy) else front
+        else:
+            front = _denoiser(kind, spec.shape, spec.sigma, denoiser)
     except TypeError as error:
         raise InputError(f"not a model specification: {error}") from error
+    return Ebsc(front, head, spec.sigma)
+
+
+def code(spec: ModelSpec) -> dict[str, str]:
+    """The modules of a user's own that a model was built with, each with its :func:`ebsc.own.checksum`.
+
+    >>> code(ModelSpec(sigma=0.5, shape=(1, 8, 8), n_classes=10, levels=16))
+    {}
+    """
+    return {name: own.checksum(name) for name in _modules(spec)}
+
+
+def _modules(spec: ModelSpec) -> list[str]:
+    kinds = (spec.denoiser["kind"], spec.classifier["kind"])
+    return sorted({own.module_of(kind) for kind in kinds if own.is_own(kind)})
 
 
 def _denoiser(kind: str, shape: tuple[int, int, int], sigma: float, options: dict[str, Any]) -> nn.Module:
@@ -127,11 +183,16 @@ def _denoiser(kind: str, shape: tuple[int, int, int], sigma: float, options: dic
 def save(folder: str | Path, model: Ebsc, spec: ModelSpec) -> None:
     """Write a model folder; each file appears whole or not at all.
 
+    Where the specification names code of your own, that is imported, and the model is made from it as :func:`load`
+    will: it must then say the same as the one that is saved.
+
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or the specification is not that of the model.
     """
     folder = Path(folder)
     spec, weights = pack(model, spec)
+    if modules := _modules(spec):
+        _check_same(unpack(spec, weights, str(folder), [own.top(name) for name in modules]), model, spec)
     head = json.dumps({"format": _FORMAT, **asdict(spec)}, indent=2).encode()
     make_folder(folder, "model")
     try:
@@ -141,16 +202,42 @@ def save(folder: str | Path, model: Ebsc, spec: ModelSpec) -> None:
         raise InputError(f"cannot write the model {folder}: {error.strerror}") from error
 
 
-def load(folder: str | Path) -> tuple[Ebsc, ModelSpec]:
-    """Read a model folder. Nothing in it is executed: JSON and safetensors only.
+def released() -> list[str]:
+    """Names of the models that come with the program."""
+    return sorted(path.parent.name for path in RELEASED.glob("[!.]*/model.json"))
+
+
+def locate(folder: str | Path) -> Path:
+    """A model folder as it stands; or, where there is no such folder, that of a released model of this name.
+
+    Raises:
+        InputError: a name, but neither.
+    """
+    folder = Path(folder)
+    if folder.exists() or len(folder.parts) != 1:
+        return folder
+    if folder.name not in released():
+        names = ", ".join(released()) or "none yet"
+        raise InputError(f"{folder} is not a model folder, nor a released model: released are {names}")
+    return RELEASED / folder
+
+
+def load(folder: str | Path, allow: Sequence[str] = ()) -> tuple[Ebsc, ModelSpec]:
+    """Read a model folder, or a released model by its name. Nothing in it is executed: JSON and safetensors only.
+
+    Args:
+        folder: the model folder, or the name.
+        allow: modules and packages of your own that ``model.json`` may name. It is what the caller allows that is
+            imported, never what a file asks for: a folder that names other code is refused.
 
     Returns:
         The model in evaluation mode on the CPU, and its specification.
 
     Raises:
-        InputError: a file is missing, truncated or altered, or the weights contain NaN or infinity.
+        InputError: a file is missing, truncated or altered, or the weights contain NaN or infinity; code that is not
+            allowed or does not make such a model.
     """
-    folder = Path(folder)
+    folder = locate(folder)
     try:
         head = json.loads((folder / "model.json").read_bytes())
         weights = (folder / "model.safetensors").read_bytes()
@@ -163,21 +250,29 @@ def load(folder: str | Path) -> tuple[Ebsc, ModelSpec]:
         raise InputError(f"{folder}/model.json: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}/model.json cannot be read: {one_line(repr(error))}") from error
-    return unpack(spec, weights, origin=str(folder)), spec
+    net = unpack(spec, weights, str(folder), allow)
+    if _modules(spec):
+        _check_shapes(net, spec, str(folder))
+    return net, spec
 
 
 def pack(model: Ebsc, spec: ModelSpec) -> tuple[ModelSpec, bytes]:
     """The bytes of a model's safetensors file, and the specification with their checksum."""
-    weights = safetensors.torch.save({k: v.contiguous().cpu() for k, v in model.state_dict().items()})
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    # cloned, as weights that several layers share would be refused
+    state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    if spec.storage == "float16":
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    weights = safetensors.torch.save(state)
     return replace(spec, sha256=hashlib.sha256(weights).hexdigest()), weights
 
 
-def unpack(spec: ModelSpec, weights: bytes, origin: str = "model") -> Ebsc:
-    """The inverse of :func:`pack`, checked; ``origin`` is named in errors."""
+def unpack(spec: ModelSpec, weights: bytes, origin: str = "model", allow: Sequence[str] = ()) -> Ebsc:
+    """The inverse of :func:`pack`, checked; ``origin`` is named in errors, ``allow`` is that of :func:`load`."""
     if hashlib.sha256(weights).hexdigest() != spec.sha256:
         raise InputError(f"{origin}/model.safetensors is truncated or altered: its checksum is not that of model.json")
     try:
-        model = build(spec)
+        model = build(spec, allow)
     except InputError as error:
         raise InputError(f"{origin}/model.json: {error}") from error
     try:
@@ -189,3 +284,33 @@ def unpack(spec: ModelSpec, weights: bytes, origin: str = "model") -> Ebsc:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{origin}/model.safetensors: {name} contains NaN or infinity")
     return model.eval()
+
+
+def _check_shapes(model: Ebsc, spec: ModelSpec, origin: str) -> None:
+    """Raise :class:`InputError` unless networks of somebody's own take and make what the specification says."""
+    y = torch.zeros(1, *spec.shape)
+    parts = (("denoiser", model.denoiser, y.shape), ("classifier", model.classifier, torch.Size([1, spec.n_classes])))
+    for name, part, wanted in parts:
+        try:
+            with torch.no_grad():
+                made = part(y)
+        except Exception as error:  # whatever it raises
+            said = one_line(repr(error))
+            raise InputError(f"{origin}: the {name} does not take images of shape {spec.shape}: {said}") from error
+        shape = made.shape if isinstance(made, Tensor) else type(made).__name__
+        if shape != wanted:
+            found = shape if isinstance(shape, str) else tuple(shape)
+            raise InputError(f"{origin}: the {name} makes {found} of {tuple(y.shape)}, not {tuple(wanted)}")
+
+
+def _check_same(again: Ebsc, model: Ebsc, spec: ModelSpec) -> None:
+    """Raise :class:`InputError` unless the factories have made, with the same weights, the same function."""
+    _check_shapes(again, spec, "the specification")
+    y = torch.rand(2, *spec.shape, generator=torch.Generator().manual_seed(0))
+    same = copy.deepcopy(model).cpu().eval()
+    same.load_state_dict(again.state_dict())  # as they are stored
+    with torch.no_grad():
+        one, other = again(y), same(y)
+    if not torch.allclose(one, other, rtol=1e-3, atol=1e-4):
+        far = (one - other).abs().max()
+        raise InputError(f"the specification is that of another model: its outputs differ by up to {far:.3g}")

@@ -53,7 +53,9 @@ class Attack:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder for what is found. Default: RUN/attack, or RUN/attack-certified."""
     model: Path | None = None
-    """Model folder. Default: the one that the run names."""
+    """Model folder, or the name of a released model. Default: the one that the run names."""
+    allow: tuple[str, ...] = ()
+    """Python modules of your own that the model may import; see `ebsc certify --help`."""
     data_root: Path | None = None
     """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
     images: str = "::"
@@ -121,7 +123,7 @@ class Attack:
         rows = rows[parse_images(self.images, len(rows))]
         if self.inside and not rows["radius"].any():
             raise InputError(f"nothing is certified in {self.run_folder}")
-        net, _ = own_model(self.run_folder, made, self.model)
+        net, _ = own_model(self.run_folder, made, self.model, self.allow)
         if not question["lattice"]:
             raise InputError(f"{self.run_folder} is off the lattice: its certificates are not sound in floating point")
         chosen = own_data(self.run_folder, question, self.data_root).take(rows["index"])

@@ -32,6 +32,7 @@ from ebsc.model import ModelSpec
 from ebsc.votes import Precision
 from ebsc.walkjump import Walk, check
 from jobs.launch import Cluster, Hold, Slurm, dispatch
+from jobs.models import load_model
 from jobs.options import parse_images, parse_radii
 from jobs.progress import Reporter
 from jobs.provenance import options, provenance
@@ -55,9 +56,12 @@ class Certify:
     """
 
     model: Annotated[Path, tyro.conf.Positional]
-    """Model folder, as written by `ebsc train`."""
+    """Model folder, as written by `ebsc train`, or the name of a released model (`ebsc models`)."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run", aliases=["-o"])] = None
     """Run folder. Default: runs/MODEL[-plain][-walkK]-DATA-BUDGET-nN."""
+    allow: tuple[str, ...] = ()
+    """Python modules of your own that the model may import, found among what is installed, on PYTHONPATH and in the
+    working folder. Nothing else is ever imported for a model: allow what you trust."""
     data: str = ""
     """Data set: a name, or a path ending in .npz. Default: the one that the model was trained on."""
     data_root: Path | None = None
@@ -139,7 +143,7 @@ class Certify:
     @cached_property
     def folder(self) -> Path:
         """The run folder."""
-        return self.run_folder or Path("runs") / self._name(model.load(self.model)[1])
+        return self.run_folder or Path("runs") / self._name(load_model(self.model, self.allow)[1])
 
     @property
     def tasks(self) -> int:
@@ -158,7 +162,7 @@ class Certify:
     def _certify(self) -> None:
         if self.workers == 0:
             pick(self.device)  # says before anything is written that there is no such device
-        net, spec = model.load(self.model)
+        net, spec = load_model(self.model, self.allow)
         if self._walk:
             check(net.plain() if self.plain else net)
         *earlier, budget = self._budgets()
@@ -195,7 +199,7 @@ class Certify:
         _summarise(campaign, folder)
 
     def _name(self, spec: ModelSpec) -> str:
-        data_name = Path(self.data or spec.training["data"]).stem
+        data_name = Path(self._data(spec)).stem
         vote = "-plain" * self.plain + f"-walk{self.walk.steps}" * (self._walk is not None)
         return f"{self.model.resolve().name}{vote}-{data_name}-{self.budget}-n{self.n}"
 
@@ -203,12 +207,15 @@ class Certify:
     def _walk(self) -> Walk | None:
         return self.walk if self.vote == "walk-jump" else None
 
-    def _images(self, spec: ModelSpec) -> tuple[Dataset, np.ndarray]:
-        """The images to certify as a data set of their own, and their indices in the whole one."""
+    def _data(self, spec: ModelSpec) -> str:
         name = self.data or spec.training.get("data")
         if not name:
             raise InputError(f"{self.model} does not say what it was trained on: name a data set with --data")
-        whole = data.load(name, self.split, self.data_root)
+        return str(name)
+
+    def _images(self, spec: ModelSpec) -> tuple[Dataset, np.ndarray]:
+        """The images to certify as a data set of their own, and their indices in the whole one."""
+        whole = data.load(self._data(spec), self.split, self.data_root)
         if whole.shape != spec.shape:
             raise InputError(f"{self.model} takes images of shape {spec.shape}, {whole.name} has {whole.shape}")
         if whole.n_classes > spec.n_classes:
@@ -244,6 +251,7 @@ class Certify:
         """All that decides the numbers of the run."""
         return {
             "model": spec.sha256,
+            **({"code": code} if (code := model.code(spec)) else {}),
             "sigma": spec.sigma,
             "plain": self.plain,
             **({"walk": asdict(self._walk)} if self._walk else {}),
@@ -262,6 +270,7 @@ class Certify:
         return Assignment(
             spec=spec,
             weights=weights,
+            code=model.code(spec),
             plain=self.plain,
             walk=self._walk,
             images=chosen.images,

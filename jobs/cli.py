@@ -4,13 +4,14 @@ import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import tyro
 
 from ebsc.errors import EbscError, InputError
 
-__all__ = ["COMMANDS", "load", "main", "start"]
+__all__ = ["COMMANDS", "load", "main", "parse", "start"]
 
 
 class Command(Protocol):
@@ -35,12 +36,40 @@ def guarded() -> Iterator[None]:
 def start(command: Any) -> None:
     """Parse the command line into ``command``, or one of a dictionary of subcommands, and carry it out."""
     with guarded():
-        options: Command
         if isinstance(command, dict):
-            options = tyro.extras.subcommand_cli_from_dict(command, description="Empirical Bayes smoothed classifiers.")
+            description = "Empirical Bayes smoothed classifiers."
+            tyro.extras.subcommand_cli_from_dict(command, description=description).run()
         else:
-            options = tyro.cli(command)
-        options.run()
+            parse(command, sys.argv[1:]).run()
+
+
+def parse(kind: Any, words: list[str], program: str | None = None) -> Any:
+    """The command of this kind that these words are. A recipe among them is where its options start from.
+
+    Raises:
+        InputError: unknown recipe, or an option that is not allowed.
+    """
+    if not (recipe := _recipe(kind, words)):
+        return tyro.cli(kind, prog=program, args=words)
+    default = replace(recipe, hyper={})  # hyperparameters in a default would become options of their own
+    return tyro.cli(kind, prog=program, args=words, default=default).with_hyper(recipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recipe:
+    recipe: str | None = None
+    sigma: float = 0.5
+
+
+def _recipe(kind: Any, words: list[str]) -> Any:
+    """The options of the recipe that the words name, for a command that has recipes; None if there is none."""
+    if not hasattr(kind, "by") or not any(word.startswith("--recipe") for word in words):
+        return None
+    try:
+        chosen, _ = tyro.cli(_Recipe, args=words, return_unknown_args=True, add_help=False, console_outputs=False)
+    except SystemExit:  # to be explained by the parser of the whole command
+        return None
+    return kind.by(chosen.recipe, chosen.sigma) if chosen.recipe else None
 
 
 COMMANDS = {
@@ -53,6 +82,9 @@ COMMANDS = {
     "status": "jobs.status:ShowStatus",
     "jobs": "jobs.states:Jobs",
     "merge": "jobs.merge:Merge",
+    "verify": "jobs.verify:Verify",
+    "release": "jobs.release:Release",
+    "models": "jobs.release:Models",
     "import": "jobs.exchange:Import",
     "export": "jobs.exchange:Export",
     "sample": "jobs.sample:Sample",
@@ -75,7 +107,7 @@ def main() -> None:
     with guarded():  # the imports take seconds in which somebody may press Ctrl-C
         name, *words = sys.argv[1:] or [""]
         if name in COMMANDS:
-            tyro.cli(load(name), prog=f"ebsc {name}", args=words).run()
+            parse(load(name), words, f"ebsc {name}").run()
         else:
             start({name: load(name) for name in COMMANDS})
 

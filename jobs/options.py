@@ -7,14 +7,16 @@ from contextlib import redirect_stderr
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import product
 from math import floor
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 import tyro
 
 from ebsc.errors import InputError
 
-__all__ = ["command_line", "option_names", "parse_images", "parse_numbers", "parse_radii", "parse_sweep"]
+__all__ = ["command_line", "option_names", "parse_images", "parse_numbers", "parse_radii", "parse_sweep", "recall"]
+
+_Options = TypeVar("_Options")
 
 
 def parse_radii(text: str) -> tuple[float, ...]:
@@ -113,11 +115,29 @@ def command_line(command: Any) -> str:
 
     >>> from ebsc.walkjump import Walk
     >>> from jobs.sample import Sample
-    >>> from pathlib import Path
-    >>> command_line(Sample(model=Path("models/my model"), walk=Walk(steps=300)))
+    >>>     >>> command_line(Sample(model=Path("models/my model"), walk=Walk(steps=300)))
     "ebsc sample 'models/my model' --steps 300"
     """
-    return shlex.join(["ebsc", type(command).__name__.lower(), *_words(command, {}, "")])
+    base = getattr(command, "base", None)  # of a recipe: what it says need not be said
+    defaults = {item.name: getattr(base, item.name) for item in fields(base)} if base else {}
+    defaults = {name: value for name, value in defaults.items() if name not in ("recipe", "sigma")}
+    return shlex.join(["ebsc", type(command).__name__.lower(), *_words(command, defaults, "")])
+
+
+def recall(kind: type[_Options], recorded: dict[str, Any]) -> _Options:
+    """A command from its options as :func:`jobs.provenance.options` records them; unknown ones are left out.
+
+    Raises:
+        InputError: values that the command does not take.
+    """
+    hints, values = get_type_hints(kind), {}
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.name in recorded:
+            value = recorded[item.name]
+            if is_dataclass(hints[item.name]):
+                value = recall(hints[item.name], value)
+            values[item.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
 
 
 def _words(command: Any, defaults: dict[str, Any], prefix: str) -> Iterator[str]:

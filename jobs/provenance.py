@@ -5,7 +5,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ebsc import data, model
 from ebsc.data import Dataset, Split
 from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
+from jobs.models import load_model
 from jobs.options import parse_images
 
 __all__ = ["check_images", "options", "own_data", "own_model", "provenance"]
@@ -55,13 +56,16 @@ def check_images(folder: Path, question: dict[str, Any], whole: Dataset) -> None
             raise InputError(f"{folder} was made on other images than {whole.name} holds now: their checksums differ")
 
 
-def own_model(folder: Path, config: dict[str, Any], named: Path | None = None) -> tuple[Ebsc, ModelSpec]:
+def own_model(
+    folder: Path, config: dict[str, Any], named: Path | None = None, allow: Sequence[str] = ()
+) -> tuple[Ebsc, ModelSpec]:
     """What a run voted over: its own model, without the denoiser where it was plain; and the model's specification.
 
     Args:
         folder: the run folder.
         config: its ``config.json``.
         named: where the model is, when it is not where the run found it.
+        allow: modules of a user's own that it may import.
 
     Raises:
         InputError: it cannot be found or read, or is another one.
@@ -70,9 +74,11 @@ def own_model(folder: Path, config: dict[str, Any], named: Path | None = None) -
     at = named or config["options"].get("model")
     if not at:
         raise InputError(f"{folder} does not name its model, as merged runs do not: name it with --model")
-    net, spec = model.load(at)
+    net, spec = load_model(Path(at), allow)
     if (spec.sha256, spec.sigma) != (question["model"], question["sigma"]):
         raise InputError(f"{at} is not the model of {folder}: its weights are others; name it with --model")
+    if model.code(spec) != question.get("code", {}):
+        raise InputError(f"{at} is not the model of {folder}: its Python code was another then")
     return net.plain() if question["plain"] else net, spec
 
 

@@ -61,6 +61,8 @@ class Report:
     """Add the best of our rows at each radius, whatever their sigma, and the best of the published logs."""
     gallery: int = 12
     """Images of each run to show, fewer where there are many runs, so that the file stays small. 0: none."""
+    allow: tuple[str, ...] = ()
+    """Python modules of your own that models may import, as of `ebsc certify`; without them they have no pictures."""
     data_root: Path | None = None
     """Where data sets live, for the pictures. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
 
@@ -72,9 +74,15 @@ class Report:
             raise InputError(f"a gallery cannot have {self.gallery} images")
         radii = parse_radii(self.radii)
         entries = side_by_side(self.rows)
-        load = cache(data.load)
+        own = partial(own_data, data_root=self.data_root, load=cache(data.load))
         rows = [
-            _Row(number=number, path=path, entry=entry, data=partial(own_data, data_root=self.data_root, load=load))
+            _Row(
+                number=number,
+                path=path,
+                entry=entry,
+                data=partial(own_data, data_root=self.data_root, load=load),
+                allow=self.allow,
+            )
             for number, (path, entry) in enumerate(zip(self.rows, entries, strict=True))
         ]
         page = self._page(rows, radii)
@@ -139,6 +147,7 @@ class _Row:
     path: Path
     entry: Entry
     data: Callable[[Path, dict[str, Any]], Dataset]
+    allow: Sequence[str]
 
     @property
     def run(self) -> bool:
@@ -161,7 +170,7 @@ class _Row:
     @cached_property
     def _model(self) -> tuple[Ebsc, ModelSpec] | InputError:
         try:
-            return own_model(self.path, self.config)
+            return own_model(self.path, self.config, allow=self.allow)
         except InputError as error:
             return error
 

@@ -11,13 +11,14 @@ import tyro
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from ebsc import data, model
+from ebsc import data
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.files import make_folder, write_whole
 from ebsc.model import ModelSpec
 from ebsc.noise import perturb
 from ebsc.walkjump import Walk, check, split_r_hat, walk
+from jobs.models import load_model
 from jobs.plots import walks
 from jobs.progress import Reporter
 from jobs.provenance import options, provenance
@@ -40,9 +41,11 @@ class Sample:
     """
 
     model: Annotated[Path, tyro.conf.Positional]
-    """Model folder, as written by `ebsc train`."""
+    """Model folder, as written by `ebsc train`, or the name of a released model."""
+    allow: tuple[str, ...] = ()
+    """Python modules of your own that the model may import; see `ebsc certify --help`."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder for walks.png and sample.json. Default: MODEL/sample."""
+    """Folder for walks.png and sample.json. Default: MODEL/sample, or samples/NAME of a released model."""
     chains: int = 8
     """Chains to walk."""
     walk: Annotated[Walk, tyro.conf.OmitArgPrefixes] = field(default_factory=lambda: Walk(steps=1000))
@@ -65,9 +68,10 @@ class Sample:
     def run(self) -> None:
         """Walk, and write what was seen."""
         how = self.walk
-        net, spec = model.load(self.model)
+        net, spec = load_model(self.model, self.allow)
         check(net)
-        folder, device = self.out or self.model / "sample", pick(self.device)
+        ours = self.model / "sample" if self.model.exists() else Path("samples") / self.model
+        folder, device = self.out or ours, pick(self.device)
         generator = torch.Generator(device).manual_seed(self.seed)
         start = self._start(spec, generator)
         make_folder(folder, "samples")

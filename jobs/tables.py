@@ -3,8 +3,10 @@
 import csv
 import io
 import json
-from collections.abc import Sequence, Set
+import re
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,7 +44,7 @@ class Comparison:
 
 
 def compare(
-    entries: list[Entry], radii: tuple[float, ...], rho: float = 0.001, *, envelope: bool = False
+    entries: list[Entry], radii: tuple[float, ...], rho: float = 0.001, *, envelope: bool = False, spread: bool = False
 ) -> Comparison:
     """Rows side by side.
 
@@ -51,6 +53,7 @@ def compare(
         radii: columns; 0, clean accuracy, is always one.
         rho: error probability of the bound that holds for the whole set at once.
         envelope: a last row of the best of ours, and of the best published log, at each radius.
+        spread: rows of mean and spread of the rows whose names differ in ``-seedN`` only.
     """
 
     def known(value: float | None, pattern: str) -> str:
@@ -68,6 +71,12 @@ def compare(
     ]
     best = _best(entries, radii, head)
     said = notes(entries, radii, rho)
+    if spread:
+        more = list(_spreads(entries, radii))
+        body, best = body + more, best + [set[int]() for _ in more]
+        said.append(
+            "Mean and spread (largest less smallest) are over trainings of other seeds: an estimate of what to expect."
+        )
     if envelope:
         for name, published in (("envelope", False), ("envelope of published logs", True)):
             mine = [entry for entry in entries if entry.published == published and entry.sound]
@@ -81,6 +90,26 @@ def compare(
             f" set at once holds for it with probability {1 - len(entries) * rho:g}."
         )
     return Comparison(head, body, best, said)
+
+
+def _spreads(entries: list[Entry], radii: tuple[float, ...]) -> Iterator[list[str]]:
+    """For each group of rows of one training with several seeds: the mean, rounded down, and the spread, rounded up."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(re.sub(r"-seed\d+", "", entry.name), []).append(entry)
+    for name, group in groups.items():
+        if len(group) < 2:
+            continue
+        images = len(group[0].index)
+        acrs = [entry.acr for entry in group]
+        # counts, not shares, so that nothing is rounded before it is printed
+        counts = [[round(images * entry.abstained.mean()) for entry in group]]
+        counts += [[round(images * entry.accuracy(radius)) for entry in group] for radius in radii]
+        means = [f"{1000 * sum(row) // (images * len(group)) / 10:.1f}" for row in counts]
+        ranges = [f"{-(-1000 * (max(row) - min(row)) // images) / 10:.1f}" for row in counts]
+        blank = [""] * 4
+        yield [f"{name}: mean of {len(group)} seeds", *blank, floor_radius(sum(acrs) / len(acrs)), *means]
+        yield [f"{name}: spread", *blank, f"{ceil(1000 * (max(acrs) - min(acrs))) / 1000:.3f}", *ranges]
 
 
 def _best(entries: list[Entry], radii: tuple[float, ...], head: list[str]) -> list[set[int]]:
@@ -120,9 +149,10 @@ def render(
     rho: float = 0.001,
     *,
     envelope: bool = False,
+    spread: bool = False,
 ) -> str:
     """The table as text: :func:`compare`, typeset, with the best of each column marked; or all of it as JSON."""
-    found = compare(entries, radii, rho, envelope=envelope)
+    found = compare(entries, radii, rho, envelope=envelope, spread=spread)
     if form == "json":
         return _exact(entries, radii, found)
     return typeset(found.head, found.body, found.notes, form, found.best)
@@ -286,6 +316,8 @@ class Table:
     """Error probability of the bound for the whole set."""
     envelope: bool = False
     """Add the best of our rows at each radius, whatever their sigma, and the best of the published logs."""
+    spread: bool = False
+    """Add mean and spread of rows that are one training with several seeds: whose names differ in -seedN only."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Write here instead of to the terminal."""
     plot: Path | None = None
@@ -296,7 +328,8 @@ class Table:
         if not 0 < self.rho < 1:
             raise InputError(f"rho must lie in (0, 1), not {self.rho}")
         radii, entries = parse_radii(self.radii), side_by_side(self.rows)
-        put(render(entries, radii, self.format, self.rho, envelope=self.envelope), self.out)
+        shown = render(entries, radii, self.format, self.rho, envelope=self.envelope, spread=self.spread)
+        put(shown, self.out)
         if self.plot:
             from jobs.plots import curves
 

@@ -1,10 +1,11 @@
 """``ebsc train``: learn the energy of the smoothed density, and a classifier on its estimates."""
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from uuid import uuid4
 
 import numpy as np
@@ -18,16 +19,22 @@ from ebsc.data import Dataset
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.estimator import EmpiricalBayes
-from ebsc.model import Ebsc, ModelSpec
+from ebsc.model import Ebsc, ModelSpec, Storage
 from ebsc.objectives import check, hyperparameters, learned
+from ebsc.own import is_own, module_of
 from ebsc.training import Schedule
+from jobs import recipes
 from jobs.fitting import Fitting, Watch
 from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
+from jobs.models import load_model, look_here
 from jobs.options import parse_sweep
 from jobs.provenance import options, provenance
 from jobs.record import is_main
 
 __all__ = ["Train"]
+
+Denoiser = Literal["residual", "scalar", "mixture", "network", "none"]
+Classifier = Literal["linear", "lenet", "resnet"]
 
 _MADE = ("config.json", "model.json", "model.safetensors", "metrics.jsonl", "checkpoint", "tensorboard")
 """What a training leaves in its folder."""
@@ -48,8 +55,14 @@ class Train:
     Example: ebsc train --data mnist --sigma 0.5 --energy.precision bfloat16
 
     Example: ebsc train --data mnist --classifier lenet --objective smoothadv --epsilon 1 --sweep sigma=0.25,0.5,1
+
+    Example: ebsc train --recipe ebsc-small --sigma 0.75
     """
 
+    recipe: str | None = None
+    """Named recipe that the options start from; those given beside it override it, and --help after it shows what it
+    says. The field's, as published: gaussian, stability, smoothadv, consistency, macer, smoothmix, catrs; learned EBSC:
+    ebsc-small for a CPU, ebsc-full for a GPU."""
     data: str = "digits"
     """Data set: digits, mnist, fashion-mnist, kmnist, cifar10, or a path ending in .npz."""
     data_root: Path | None = None
@@ -61,19 +74,21 @@ class Train:
     """Replace a model that is already there."""
     sigma: float = 0.5
     """Standard deviation of the noise, on the scale where pixels lie in [0, 1]."""
-    denoiser: Literal["residual", "scalar", "mixture", "network", "none"] = "residual"
+    denoiser: Denoiser | str = "residual"
     """residual: phi = |y - h(y)|^2 / (2 sigma^2); scalar: a network with one output; mixture: Gaussians fitted to the
     clean images, whose energy under noise is known exactly; network: no energy, plain regression of the clean image;
-    none: plain smoothing."""
+    none: plain smoothing; MODULE:FACTORY: code of your own, see --allow."""
     width: int = 32
     """Channels of the denoiser's network."""
     components: int = 100
     """Gaussians of a mixture."""
-    classifier: Literal["linear", "lenet", "resnet"] = "linear"
-    """Base classifier."""
+    classifier: Classifier | str = "linear"
+    """Base classifier; or MODULE:FACTORY."""
+    allow: tuple[str, ...] = ()
+    """Python modules of your own that may be imported for the model; see `ebsc certify --help`."""
     start_from: Path | None = None
-    """Model folder whose denoiser to take, and whose classifier too if it is of the same kind; the energy is not
-    trained again."""
+    """Model folder, or name of a released model, whose denoiser to take, and whose classifier too if it is of the same
+    kind; the energy is not trained again."""
     objective: Literal["clean", "gaussian", "stability", "smoothadv", "consistency", "macer", "smoothmix", "catrs"] = (
         "clean"
     )
@@ -98,6 +113,9 @@ class Train:
     """How to train the denoiser."""
     head: Schedule = field(default_factory=lambda: Schedule(steps=5000, learning_rate=1e-3, batch=128, clip=1.0))
     """How to train the classifier, and with --joint both."""
+    storage: Storage = "float32"
+    """Of the weights that are written. float16: rounded at the end, half the size; what is evaluated and certified is
+    the rounded network."""
     device: Device = "auto"
     """cpu, cuda, or auto: CUDA where there is one."""
     watch: Watch = field(default_factory=Watch)
@@ -115,6 +133,10 @@ class Train:
 
     def __post_init__(self) -> None:
         model.check_sigma(self.sigma)
+        _check_kind("denoiser", self.denoiser, get_args(Denoiser))
+        _check_kind("classifier", self.classifier, get_args(Classifier))
+        if self.recipe is not None:
+            recipes.options(self.recipe, self.sigma)
         if self.epsilon is not None and not 0 < self.epsilon < float("inf"):
             raise InputError(f"epsilon must be a positive number, not {self.epsilon}")
         if self.objective == "clean" and (self.joint or self.epsilon is not None or self.denoising or self.hyper):
@@ -127,11 +149,44 @@ class Train:
         if self.denoiser in ("none", "mixture") and (self.joint or self.denoising):
             raise InputError("joint and denoising need a denoiser with weights to train: residual, scalar or network")
 
+    @classmethod
+    def by(cls, recipe: str, sigma: float, **changes: Any) -> "Train":
+        """The training of a recipe, with changes.
+
+        >>> Train.by("gaussian", 0.25, classifier="resnet").head.batch
+        256
+
+        Raises:
+            InputError: unknown name.
+        """
+        return cls(recipe=recipe, sigma=sigma, **recipes.options(recipe, sigma) | changes)
+
+    @property
+    def base(self) -> "Train":
+        """What all options are when none is given beside the recipe and sigma."""
+        if not self.recipe:
+            return Train()
+        base = Train.by(self.recipe, self.sigma)
+        return base if base.objective == self.objective else replace(base, hyper={})
+
+    def with_hyper(self, base: "Train") -> "Train":
+        """The same, with the hyperparameters of a recipe that were not given, unless it has another objective."""
+        return replace(self, hyper=base.hyper | self.hyper) if self.objective == base.objective else self
+
+    def _follow(self, origin: "Train") -> "Train":
+        """A point of a sweep over sigma or recipes: options that are as the recipe has them stay so."""
+        if not self.recipe or (self.recipe, self.sigma) == (origin.recipe, origin.sigma):
+            return self
+        before, after = origin.base, self.base
+        names = {item.name for item in fields(self)} - {"recipe", "sigma"}
+        left = {name for name in names if getattr(self, name) == getattr(before, name)}
+        return replace(self, **{name: getattr(after, name) for name in left})
+
     def run(self) -> None:
         """Train here, or hand the job or the sweep to a cluster."""
         asked = replace(self, token=uuid4().hex if self.overwrite else "")
         points = [
-            replace(point, out=self._base / label, sweep=())
+            replace(point._follow(self), out=self._base / label, sweep=())
             for label, point in parse_sweep(replace(asked, out=None), self.sweep).items()
         ] or [asked]
         dispatch(points, self.cluster, self.slurm, self._base)
@@ -159,9 +214,13 @@ class Train:
             if not part.on_lattice:
                 raise InputError(f"{part.name}: training needs images on the lattice of {part.levels} levels")
         train, held = self._split(whole)
-        start = model.load(self.start_from) if self.start_from else None
+        start = load_model(self.start_from, self.allow) if self.start_from else None
         spec, net = self._build(whole, start)
-        config = {"question": self._question(whole, start), "options": options(self), "provenance": provenance()}
+        config = {
+            "question": self._question(whole, start, model.code(spec)),
+            "options": options(self),
+            "provenance": provenance(),
+        }
         if is_main() and self.token:
             self._clear()
         with RunFolder(self.folder, config, "model.json", "checkpoint") if is_main() else nullcontext():
@@ -173,8 +232,11 @@ class Train:
             )
             self._parts(fitting)
             if is_main():
+                net = model.unpack(*model.pack(net, spec), allow=self.allow)  # what will be read back
                 figures = _evaluate(net, test, device) | {"seconds": round(time.monotonic() - started, 1)}
                 record = {"data": self.data, "checksum": whole.checksum, "figures": figures, "options": options(self)}
+                if start:
+                    record["started_from"] = {"sha256": start[1].sha256, "training": start[1].training}
                 model.save(self.folder, net, replace(spec, training={**record, **provenance()}))
                 print(f"model written to {self.folder} ({sum(p.numel() for p in net.parameters()):,} parameters)")
 
@@ -227,7 +289,8 @@ class Train:
     @property
     def _name(self) -> str:
         objective = "" if self.objective == "clean" else f"-{self.objective}{'-joint' * self.joint}"
-        return f"{Path(self.data).stem}-{self.denoiser}-{self.classifier}{objective}-{self.sigma:g}"
+        denoiser, classifier = (kind.rpartition(":")[2] for kind in (self.denoiser, self.classifier))
+        return f"{Path(self.data).stem}-{denoiser}-{classifier}{objective}-{self.sigma:g}"
 
     @property
     def _base(self) -> Path:
@@ -247,17 +310,20 @@ class Train:
     def _build(self, train: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> tuple[ModelSpec, Ebsc]:
         if self.denoiser == "mixture":
             mixture.check(self.components, train)
+        width = {"width": self.width}
         sizes: dict[str, dict[str, int]] = {"none": {}, "mixture": {"components": self.components}}
         spec = ModelSpec(
             sigma=self.sigma,
             shape=train.shape,
             n_classes=train.n_classes,
             levels=train.levels,
-            denoiser={"kind": self.denoiser} | sizes.get(self.denoiser, {"width": self.width}),
+            denoiser={"kind": self.denoiser} | sizes.get(self.denoiser, {} if is_own(self.denoiser) else width),
             classifier={"kind": self.classifier},
+            storage=self.storage,
         )
         torch.manual_seed(self.energy.seed)
-        net = model.build(spec)
+        look_here(self.allow)
+        net = model.build(spec, self.allow)
         if start:
             given, theirs = start
             if theirs.sigma != spec.sigma or theirs.shape != spec.shape or theirs.denoiser != spec.denoiser:
@@ -270,14 +336,30 @@ class Train:
                 net.classifier = given.classifier
         return spec, net
 
-    def _question(self, whole: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> dict[str, Any]:
+    def _question(
+        self, whole: Dataset, start: tuple[Ebsc, ModelSpec] | None, code: Mapping[str, str]
+    ) -> dict[str, Any]:
         """All that decides the weights."""
         here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "token", "start_from"}
+        here |= {"allow", "recipe"}  # what a recipe says is in the other options
+        if self.storage == "float32":
+            here.add("storage")
         if self.denoiser != "mixture":
             here.add("components")
         decides = {key: value for key, value in options(self).items() if key not in here}
+        if code:
+            decides["code"] = dict(code)
         origin = start[1].sha256 if start else None
         return decides | {"checksum": whole.checksum, "looks": self.watch.looks, "start_from": origin}
+
+
+def _check_kind(part: str, kind: str, known: tuple[str, ...]) -> None:
+    if is_own(kind):
+        module_of(kind)
+    elif kind not in known:
+        raise InputError(
+            f"unknown {part} {kind!r}: choose one of {', '.join(known)}, or name your own as module:factory"
+        )
 
 
 def _evaluate(net: Ebsc, test: Dataset, device: torch.device) -> dict[str, float]:

@@ -51,3 +51,27 @@ for name in {modules}:
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_one_process_needs_neither_ray_nor_submitit(tmp_path):
+    """A GPU machine on its own: train, certify and verify there."""
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys(["ray", "submitit"]))  # None: importing it raises ImportError
+sys.path[:0] = {[str(ROOT), str(ROOT / "tests")]}
+import tiny
+out = {str(tmp_path)!r}
+short = ["--energy.steps", 2, "--head.steps", 2, "--head.batch", 8, "--width", 4, "--held-out", 20]
+ebsc = ["--objective", "smoothadv", "--joint", "--draws", 1, "--hyper", "steps", 1]
+for words in (
+    ["train", *ebsc, *short, "-o", out + "/model"],
+    ["certify", out + "/model", "--workers", 0, "--images", "::90", "--n", 200, "-o", out + "/run"],
+    ["verify", out + "/run"],
+    ["table", out + "/run"],
+    ["reproduce", "mnist", "--story", "results", "--budget", "full", "--workers", 0, "--commands"],
+):
+    done = tiny.cli(*words)
+    assert done.status == 0, (words, done)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

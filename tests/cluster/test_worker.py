@@ -1,3 +1,6 @@
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
@@ -7,6 +10,7 @@ from cluster.worker import Assignment, Worker
 from ebsc import data, model
 from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign
+from ebsc.errors import InputError
 from ebsc.votes import Voter
 
 DIGITS = data.load("digits", "test").take(np.arange(4))
@@ -74,3 +78,18 @@ def test_out_of_memory_for_a_single_image_is_an_error(assignment, monkeypatch):
     out_of_memory_above(0, monkeypatch)
     with pytest.raises(torch.OutOfMemoryError):
         Worker(assignment).count(UNIT)
+
+
+def test_a_worker_that_finds_other_code_than_the_driver_does_not_count(tmp_path, monkeypatch):
+    (tmp_path / "some_nets.py").write_text("from torch.nn import Identity\nclass Front(Identity):\n  pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    net, spec = tiny.nearest_mean()
+    spec, weights = model.pack(net.plain(), replace(spec, denoiser={"kind": "some_nets:Front"}))
+    images = data.load("digits", "test").images[:2]
+    assignment = Assignment(spec=spec, weights=weights, images=images, levels=16, code={"some_nets": "another"})
+    with pytest.raises(InputError, match=r"some_nets on .* is not the some_nets that this run was started with"):
+        Worker(assignment)
+    Worker(replace(assignment, code=model.code(spec)))
+    with pytest.raises(InputError, match="allow it with --allow some_nets"):
+        Worker(replace(assignment, code={}))
+    del sys.modules["some_nets"]

@@ -102,6 +102,28 @@ def nan_in_weights(place):
     return place.certify()
 
 
+@case("model does not say what it was trained on: name a data set with --data")
+def model_without_a_data_set(place):
+    head = json.loads((place.model / "model.json").read_text())
+    (place.model / "model.json").write_text(json.dumps(head | {"training": {}}))
+    return ["certify", place.model, "--workers", 0]
+
+
+def of_code(message, kind, *allow):
+    def spoil(place):
+        head = json.loads((place.model / "model.json").read_text())
+        (place.model / "model.json").write_text(json.dumps(head | {"classifier": {"kind": kind}}))
+        return place.certify(*allow)
+
+    CASES[f"model_of_{kind}"] = spoil, message
+
+
+of_code("'os:remove' is code that is no part of ebsc: .* allow it with --allow os$", "os:remove")
+of_code("'os.path:join': .* defines no such", "os.path:join", "--allow", "os")
+of_code("cannot import nowhere_to_be_found", "nowhere_to_be_found:net", "--allow", "nowhere_to_be_found")
+of_code("is named as module:factory", "a/b:net", "--allow", "a")
+
+
 # -- data sets ------------------------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,8 @@ def test_help_explains_every_option(name, monkeypatch):
     assert (result.status, result.err) == (0, "")
     explained = entries(result.out)
     for field in set(fields(COMMANDS[name])):
-        option = "--" + {"run-folder": "run"}.get(field, field)
+        names = {"run-folder": "run"} | ({"runs": "run"} if name == "release" else {})
+        option = "--" + names.get(field, field)
         words = explained[option].split("(default")[0]
         assert re.search(r"[a-z]{2,}.*\.\s", words, re.DOTALL), words
     if "positional arguments" in result.out:

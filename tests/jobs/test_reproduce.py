@@ -1,6 +1,7 @@
 """``ebsc reproduce``: the whole story, small; interrupted, it goes on; what it prints can be typed."""
 
 import dataclasses
+import itertools
 import re
 import shlex
 from unittest.mock import patch
@@ -11,15 +12,16 @@ import tyro
 
 from ebsc.attack import Pgd
 from ebsc.training import Schedule
-from jobs import reproduce
+from jobs import paper, results
 from jobs.certify import Certify
+from jobs.cli import parse
 from jobs.entries import read_entry
 from jobs.options import command_line
-from jobs.reproduce import BUDGETS, Reproduce
+from jobs.reproduce import STORIES, Reproduce
 from jobs.train import Train
 
 SMALL = dataclasses.replace(
-    BUDGETS["digits"](full=False),
+    paper.PLANS["digits"]["minutes"],
     sigmas=(0.25,),
     epsilons=(0.25,),
     energy=Schedule(steps=3),
@@ -45,7 +47,7 @@ def told(tmp_path_factory):
         genuine(self)
 
     words = ["reproduce", "digits", "-o", folder, "--workers", 0]
-    with patch.dict(reproduce.BUDGETS, digits=lambda full: SMALL):
+    with patch.dict(paper.PLANS["digits"], minutes=SMALL):
         with patch.object(Certify, "run", stopping), pytest.raises(tiny.Stopped):
             tiny.cli(*words)
         assert not (folder / "story.md").exists()
@@ -88,21 +90,81 @@ def test_every_command_can_be_typed(told):
             assert command_line(tyro.cli(kinds[name], args=words)) == line
 
 
-@pytest.mark.parametrize("data", BUDGETS)
-@pytest.mark.parametrize("budget", ["minutes", "full"])
-def test_the_commands_of_every_budget_can_be_listed(data, budget):
-    done = tiny.cli("reproduce", data, "--budget", budget, "--commands")
+PLANS = [(story, data, budget) for story in STORIES for data in STORIES[story] for budget in STORIES[story][data]]
+
+
+@pytest.mark.parametrize(("story", "data", "budget"), PLANS)
+def test_the_commands_of_every_budget_can_be_listed(story, data, budget):
+    done = tiny.cli("reproduce", data, "--story", story, "--budget", budget, "--commands")
     assert done.status == 0, done.err
     assert done.out.count("ebsc train") >= 9
-    draws = {"minutes": {"mnist": 1000, "digits": 500}, "full": {}}[budget].get(data)
-    assert (f"--n {draws}" in done.out) == (draws is not None)  # 100,000 is the default
+    if budget != "full":  # else it may be the default
+        assert f"--n {STORIES[story][data][budget].n}" in done.out
+
+
+@pytest.mark.parametrize(("story", "data", "budget"), PLANS)
+def test_every_training_can_be_typed_and_all_names_differ(story, data, budget):
+    steps = list(Reproduce(data=data, story=story, budget=budget).steps())
+    trainings = [step.command for step in steps if isinstance(step.command, Train)]
+    for command in trainings:
+        line = command_line(command)
+        assert command_line(parse(Train, shlex.split(line)[2:])) == line
+    outcomes = [step.done for step in steps if step.done]
+    assert len(set(outcomes)) == len(outcomes)
+
+
+def test_a_budget_that_a_story_does_not_have_is_answered_with_those_it_has():
+    done = tiny.cli("reproduce", "digits", "--budget", "small")
+    assert done.err == "ebsc: the story paper of digits has no budget small: minutes, full\n"
+
+
+def test_the_full_programme_is_that_of_the_issue():
+    steps = list(Reproduce(data="mnist", story="results", budget="full").steps())
+    certified = [step.command for step in steps if isinstance(step.command, Certify)]
+    assert {(c.images, c.n, c.budget) for c in certified} == {("::", 100_000, "fixed")}
+    trained = {step.command.folder.name: step.command for step in steps if isinstance(step.command, Train)}
+    for sigma, classifier, seed in itertools.product((0.25, 0.5, 0.75, 1.0), ("lenet", "resnet"), (0, 1, 2)):
+        ours, alone = (
+            trained[f"{kind}-{classifier}-{sigma:g}" + f"-seed{seed}" * bool(seed)] for kind in ("ebsc", "baseline")
+        )
+        assert (ours.sigma, ours.classifier, ours.head.seed, ours.energy.seed) == (sigma, classifier, seed, seed)
+        assert (alone.sigma, alone.classifier, alone.head.seed, alone.denoiser) == (sigma, classifier, seed, "none")
+        attack = ("objective", "epsilon", "draws", "hyper", "ramp")
+        assert [getattr(ours, name) for name in attack] == [getattr(alone, name) for name in attack]
+
+
+RESULTS = dataclasses.replace(
+    results.PLANS["digits"]["minutes"],
+    ebsc_changes={"energy": Schedule(steps=1), "head": Schedule(steps=1, batch=8), "width": 4, "held_out": 20},
+    baseline_changes={"head": Schedule(steps=1, batch=8), "held_out": 20},
+    images="::60",
+    n=200,
+    radii="0,0.25",
+)
+
+
+def test_the_programme_of_results_runs_to_the_end_and_its_rows_can_be_verified(tmp_path):
+    folder = tmp_path / "results"
+    log = tmp_path / "peer_sigma0.25.tsv"
+    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t0.25\t1\t0:00:01\n")
+    words = ["reproduce", "digits", "--story", "results", "--workers", 0, "-o", folder, "--peers", log]
+    with patch.dict(results.PLANS["digits"], minutes=RESULTS):
+        done = tiny.cli(*words)
+    assert done.status == 0, done.err
+    assert "peer_sigma0.25" in (folder / "headline-0.25.md").read_text()
+    assert "ebsc-by-consistency" in (folder / "ablations.md").read_text()
+    kept = sorted((folder / "kept").iterdir())
+    assert {"ebsc-linear-0.25-seed1", "baseline-linear-0.25", "frozen-energy"} < {run.name for run in kept}
+    assert tiny.cli("verify", *kept).status == 0
+    assert {path.name for path in (folder / "released").iterdir()} == {"ebsc-digits-0.25"}
+    assert "ebsc release" in (folder / "story.md").read_text()
 
 
 def test_peers_stand_beside_the_learned_rows(tmp_path):
     log = tmp_path / "gaussian_sigma0.50.tsv"
     log.write_text("")
     tables = [
-        step.command for step in Reproduce(data="mnist", peers=(log,))._steps() if hasattr(step.command, "envelope")
+        step.command for step in Reproduce(data="mnist", peers=(log,)).steps() if hasattr(step.command, "envelope")
     ]
     assert [log in table.rows for table in tables] == [False, True, False, True]
 

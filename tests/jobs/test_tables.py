@@ -291,3 +291,13 @@ def test_the_envelope_is_the_best_of_sound_rows_at_each_radius_ours_and_publishe
     assert lines[-2:] == ["envelope,,,,,,,75.0,25.0", "envelope of published logs,,,,,,,50.0,0.0"]
     assert "with probability 0.996" in render(rows, (0.0, 0.5), envelope=True)
     assert "envelope" not in render(rows, (0.0, 0.5)).lower()
+
+
+def test_mean_and_spread_of_seeds():
+    rows = [entry([0.5, 0.5, 0.0], "net"), entry([0.5, 0.2, 0.2], "net-seed1"), entry([0.1, 0.1, 0.1], "other")]
+    mean, spread = cells(render(rows, (0.0, 0.5), "csv", spread=True))[3:]
+    assert (mean["run"], mean["ACR"], mean["abstain"]) == ("net: mean of 2 seeds", "0.316", "16.6")
+    assert (mean["r=0"], mean["r=0.5"]) == ("83.3", "50.0")
+    assert (spread["run"], spread["ACR"], spread["r=0"], spread["r=0.5"]) == ("net: spread", "0.034", "33.4", "33.4")
+    assert "an estimate" in render(rows, (0.0,), spread=True)
+    assert len(cells(render(rows, (0.0,), "csv"))) == 3

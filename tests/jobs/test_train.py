@@ -250,7 +250,7 @@ def test_a_mixture_is_fitted_again_when_interrupted_and_serves_what_starts_from_
 
 def test_only_of_a_mixture_is_the_number_of_components_part_of_the_configuration(trained):
     assert "components" not in read_config(trained[0])["question"]
-    assert Train(denoiser="mixture", components=7)._question(data.load("digits", "train"), None)["components"] == 7
+    assert Train(denoiser="mixture", components=7)._question(data.load("digits", "train"), None, {})["components"] == 7
 
 
 def test_a_loss_that_is_no_number_is_said_and_no_model_is_written(tmp_path):

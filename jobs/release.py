@@ -1,0 +1,247 @@
+"""``ebsc release``: a model for others, with its card and the runs behind its numbers; ``ebsc models``: which."""
+
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tabulate import tabulate
+
+from cluster.folder import read_config
+from ebsc import model
+from ebsc.bounds import floor_radius
+from ebsc.errors import InputError
+from ebsc.files import make_folder, write_whole
+from ebsc.model import RELEASED, Ebsc, ModelSpec
+from jobs.entries import Entry, common_images, read_entry
+from jobs.launch import Slurm
+from jobs.options import command_line, parse_radii, recall
+from jobs.tables import floor_percent, render
+from jobs.train import Train
+from jobs.verify import keep, verify
+
+__all__ = ["LARGEST", "Models", "Release", "card"]
+
+LARGEST = 3_000_000
+"""Bytes of weights that a released model may have: it lives in the repository."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Release a model: weights, the runs that certify it, and a model card made from both.
+
+    The runs are verified (`ebsc verify`) and kept with their ledger compressed, so that the card's table can be rebuilt
+    and checked. What is left of training, and all else in the folder, is not taken along. Refused: weights above
+    3 MB, runs of other weights, runs that are not sound in floating point.
+
+    Example: ebsc release models/learned --run runs/learned --name ebsc-mnist-0.50
+    """
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """Model folder."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.arg(name="run")]
+    """Finished run folders of this model. The first is the headline, and its row is named like the model."""
+    name: str
+    """Name under which all commands will find it: small letters, digits, points and hyphens."""
+    radii: str = "0:2:0.25"
+    """Columns of the card's table: 0.5, or 0,0.5,1, or start:stop:step."""
+    into: Path = RELEASED
+    """Folder of the released models. Default: that of the program, in the repository."""
+    overwrite: bool = False
+    """Replace a released model of this name."""
+    data_root: Path | None = None
+    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+
+    def run(self) -> None:
+        """Release it, whole or not at all."""
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.name):
+            raise InputError(f"name {self.name!r}: give small letters, digits, points and hyphens")
+        folder = self.into / self.name
+        if folder.exists() and not self.overwrite:
+            raise InputError(f"{folder} is there already; --overwrite replaces it")
+        net, spec = model.load(self.model)
+        origin = model.locate(self.model)
+        size = (origin / "model.safetensors").stat().st_size
+        if size > LARGEST:
+            half = "" if spec.storage == "float16" else "; train it with --storage float16, or a smaller --width"
+            raise InputError(f"{self.model} has {size:,} bytes of weights, a released model at most {LARGEST:,}{half}")
+        self._check(spec)
+        for run in self.runs:
+            verify(run, self.data_root)
+        part = self.into / f".{self.name}.part"
+        make_folder(part, "released model")
+        try:
+            for name in ("model.json", "model.safetensors"):
+                write_whole(part / name, (origin / name).read_bytes())
+            for name, run in self._named.items():
+                keep(run, part / "runs" / name)
+            entries = [read_entry(part / "runs" / name) for name in self._named]
+            text = card(self.name, net, spec, entries, parse_radii(self.radii), size)
+            write_whole(part / "README.md", text.encode())
+            if folder.exists():
+                shutil.rmtree(folder)
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        known = self.name if self.into == RELEASED else folder
+        print(f"released: {folder}; certify it with: ebsc certify {known}")
+
+    @property
+    def _named(self) -> dict[str, Path]:
+        """What the runs are called where they are kept."""
+        return {run.resolve().name if place else self.name: run for place, run in enumerate(self.runs)}
+
+    def _check(self, spec: ModelSpec) -> None:
+        """Only sound runs of these weights, each of a name of its own."""
+        if not self.runs:
+            raise InputError("name at least one finished run of the model with --run")
+        if len(self._named) < len(self.runs):
+            raise InputError("two runs would be kept under the same name")
+        for run in self.runs:
+            question = read_config(run)["question"]
+            if question.get("model") != spec.sha256:
+                raise InputError(f"{run} is not a run of {self.model}: its weights are others")
+            if not question["lattice"]:
+                raise InputError(
+                    f"{run} is not sound in floating point (--no-lattice): it cannot stand on a model card"
+                )
+
+
+def card(name: str, net: Ebsc, spec: ModelSpec, entries: list[Entry], radii: tuple[float, ...], size: int) -> str:
+    """The model card, in Markdown: all of it follows from the model's folder and its runs."""
+    training = spec.training
+    denoiser, classifier = dict(spec.denoiser), dict(spec.classifier)
+    facts = {
+        "model": f"{_part(denoiser)} as denoiser, {_part(classifier)} as classifier;"
+        f" {sum(p.numel() for p in net.parameters()):,} parameters",
+        "noise": f"sigma {spec.sigma:g}, pixels on [0, 1], on the lattice of {spec.levels} levels",
+        "data": f"{training.get('data', 'unknown')}, training split; SHA-256 of images and labels"
+        f" `{training.get('checksum', 'unknown')}`",
+        **_training(training),
+        "weights": f"`model.safetensors`, {spec.storage}, {size:,} bytes, SHA-256 `{spec.sha256}`",
+    }
+    steps, origin = _commands(training), training.get("started_from")
+    while origin:
+        steps = _commands(origin["training"]) + steps
+        origin = origin["training"].get("started_from")
+    made = "\n".join(steps) or "# how it was trained is not recorded"
+    table = render(common_images(entries), radii, "markdown")
+    return f"""# {name}
+
+An empirical Bayes smoothed classifier (arXiv 2005.04504) of {training.get("data", "unknown")} images: it votes over
+Gaussian noise, and its certificates are L2 radii. Made by `ebsc release`.
+
+{tabulate(facts.items(), ["", ""], tablefmt="github", disable_numparse=True)}
+
+Trained by
+
+```sh
+{made}
+```
+
+## Certified accuracy
+
+{table}
+The runs are in `runs/`: options, certificates, and all votes. To check the certificates against the votes, and to
+make the table again (in this folder):
+
+```sh
+ebsc verify runs/*
+ebsc table runs/* --radii {radii[0]:g}{"".join(f",{radius:g}" for radius in radii[1:])}
+```
+
+## Use
+
+```sh
+ebsc certify {name} --images ::20 --n 10000
+```
+
+```python
+from ebsc import model
+net, spec = model.load("{name}")  # net(y): logits of f(xhat(y)) for images y under noise of sigma {spec.sigma:g}
+```
+
+## What is a guarantee, and what is not
+
+A certificate is about the smoothed classifier g, the most likely vote under noise of sigma {spec.sigma:g}: with
+probability at least 1 - alpha over the draws, g does not change within the L2 radius. It says nothing about a single
+evaluation of the network, about other norms or changes, or about images that were not certified; accuracies here are
+of the images that the table names.
+
+## Intended use and limits
+
+Research on certified robustness, comparison, teaching. Not for decisions about people or for security: images of
+other sources, rotations, occlusions and perturbations beyond the radius are not covered, and a class is always
+answered or abstained from among the {spec.n_classes} known ones.
+"""
+
+
+def _part(options: dict[str, Any]) -> str:
+    """A denoiser or classifier in words."""
+    names = {"none": "nothing", "residual": "residual energy", "scalar": "scalar energy", "network": "plain network"}
+    kind = str(options.pop("kind"))
+    return " ".join([names.get(kind, kind), *(f"({key} {value})" for key, value in options.items())])
+
+
+def _training(training: dict[str, Any]) -> dict[str, str]:
+    """What is recorded about how the weights came to be."""
+    said = training.get("options", {})
+    facts = {}
+    if said:
+        seeds = {said["energy"]["seed"], said["head"]["seed"]}
+        facts["recipe"] = said.get("recipe") or "none: the options are in the command below"
+        facts["seed"] = ", ".join(map(str, sorted(seeds)))
+    if "figures" in training:
+        where = training.get("device", "unknown device")
+        again = ", from a trained denoiser" if said.get("start_from") else ""
+        facts["training"] = (
+            f"{training['figures']['seconds']:,.0f} s on {where}{again} (the last session, if interrupted)"
+        )
+    if "commit" in training:
+        facts["made with"] = f"commit {training['commit']}, torch {training['versions']['torch']}, {training['time']}"
+    return facts
+
+
+def _commands(training: dict[str, Any]) -> list[str]:
+    """The command of a training, but for where its files were."""
+    if "options" not in training:
+        return []
+    train = recall(Train, training["options"])
+    return [command_line(replace(train, out=None, data_root=None, overwrite=False, cluster="here", slurm=Slurm()))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """List the released models: every command takes one by its name where it takes a model folder.
+
+    Example: ebsc models
+    """
+
+    def run(self) -> None:
+        """Print the list."""
+        body = []
+        for name in model.released():
+            net, spec = model.load(name)
+            size = (model.locate(name) / "model.safetensors").stat().st_size
+            parameters = sum(p.numel() for p in net.parameters())
+            row = [name, spec.training.get("data", ""), f"{spec.sigma:g}", f"{parameters:,}", f"{size / 1e6:.1f} MB"]
+            body.append(row + _headline(name))
+        head = ["model", "data", "sigma", "parameters", "size", "images", "n", "ACR", "r=0", "r=0.5", "r=1"]
+        aligned = ("left", "left", *["right"] * (len(head) - 2))
+        print(tabulate(body, head, colalign=aligned, disable_numparse=True) if body else "no model is released yet")
+
+
+def _headline(name: str) -> list[str]:
+    """Of its first run: images, n, average certified radius, certified accuracy in per cent."""
+    entry = read_entry(model.locate(name) / "runs" / name)
+    images = len(entry.index)
+    shares = [floor_percent(entry.accuracy(radius), images) for radius in (0, 0.5, 1)]
+    return [f"{images:,}", f"{entry.n:,}", floor_radius(entry.acr), *shares]
+
+
+if __name__ == "__main__":
+    from jobs.cli import start
+
+    start(Release)

@@ -1,0 +1,157 @@
+"""``ebsc verify``: whether the certificates of a run are what its recorded votes give."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from cluster import certificates
+from cluster.folder import read_config
+from cluster.ledger import Record, compress, recorded
+from ebsc import data
+from ebsc.budgets import Budget, Fixed, Sequential, Tolerance
+from ebsc.campaign import Campaign
+from ebsc.errors import EbscError, InputError, RunError
+from ebsc.files import make_folder, write_whole
+from jobs.options import parse_images
+from jobs.provenance import check_images
+
+__all__ = ["Verify", "keep", "verify"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Verify that the certificates of finished runs are what the recorded votes give.
+
+    Nothing is voted on: from the ledger alone (votes of every look) and the budget in config.json all bounds and radii
+    are computed again and compared, number by number, with certificates.parquet and certificates.tsv; the images must
+    be those of the data set, by their checksum. Exit status 1 if a run fails.
+
+    Whether the votes are those of the model is another question: `ebsc certify` with the options in config.json answers
+    it, with the same votes on the same kind of device.
+
+    Example: ebsc verify runs/* --keep results
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders of `ebsc certify`, or kept ones."""
+    data_root: Path | None = None
+    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    labels: bool = True
+    """Compare images and labels with the data set. --no-labels takes the labels from certificates.parquet: for where
+    there is no data set."""
+    keep: Path | None = None
+    """Keep every verified run for good, in a folder of its name below this one: config.json, certificates.parquet and
+    the compressed ledger, which `ebsc table` and `ebsc verify` read like any run."""
+
+    def run(self) -> None:
+        """Verify all runs, then say whether one failed."""
+        if not self.runs:
+            raise InputError("name at least one run folder")
+        failed = []
+        for run in self.runs:
+            try:
+                images = len(verify(run, self.data_root, labels=self.labels))
+                if self.keep:
+                    keep(run, self.keep / run.resolve().name)
+            except EbscError as error:
+                if len(self.runs) == 1:
+                    raise
+                failed.append(run.name)
+                print(f"{run}: FAILED: {error}", flush=True)
+            else:
+                print(f"{run}: verified, {images:,} images", flush=True)
+        if failed:
+            raise RunError(f"{len(failed)} of {len(self.runs)} runs failed: {', '.join(failed)}")
+
+
+def verify(run: Path, root: Path | None = None, *, labels: bool = True) -> np.ndarray:
+    """The certificates of a finished run, once they are known to be those that its ledger gives.
+
+    Args:
+        run: its folder.
+        root: where data sets live.
+        labels: compare images and labels with the data set; else the labels are taken as they stand.
+
+    Raises:
+        RunError: they are not, or the ledger leaves images open.
+        InputError: it is no finished run, its ledger is missing or damaged, or the images are others.
+    """
+    question = read_config(run)["question"]
+    if isinstance(question.get("images"), list):
+        raise InputError(f"{run} was merged and has no ledger: verify the runs that it was merged from")
+    found, spent = certificates.read(run), certificates.seconds(run)
+    if missing := {"index", "label", "select"} - set(found.dtype.names or ()):
+        raise RunError(f"{run}: certificates.parquet has no {', '.join(sorted(missing))}")
+    truth = found["label"].astype(np.int64)
+    if labels:
+        whole = data.load(question["data"], question["split"], root)
+        check_images(run, question, whole)
+        indices = parse_images(question["images"], len(whole.labels))
+        if not np.array_equal(indices, found["index"]):
+            raise RunError(f"{run}: certificates.parquet is of other images than config.json")
+        truth = whole.labels[indices]
+    seconds = Counter[int]()
+
+    def timed() -> Iterator[Record]:
+        for record in recorded(run):
+            seconds[record["image"]] += record["seconds"]
+            yield record
+
+    try:
+        budget = _budget(question["budget"])
+        classes = found["select"].shape[1]
+        campaign = Campaign(truth, classes, question["sigma"], budget=budget, images=found["index"])
+        campaign.restore(timed())
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{run}: config.json, ledger and certificates are not of one run: {error}") from error
+    if not campaign.done:
+        left = len(found) - campaign.settled
+        raise RunError(f"{run}: the ledger leaves {left} of {len(found)} images open")
+    given = campaign.certificates()
+    for name in given.dtype.names or ():
+        if name not in (found.dtype.names or ()):
+            raise RunError(f"{run}: certificates.parquet has no {name}")
+        wrong = np.flatnonzero((found[name] != given[name]).reshape(len(found), -1).any(1))
+        if len(wrong):
+            row = wrong[0]
+            raise RunError(
+                f"{run}: {name} of image {found['index'][row]} is {found[name][row].tolist()} in certificates.parquet,"
+                f" but {given[name][row].tolist()} by its votes; so for {len(wrong)} of {len(found)} images"
+            )
+    if not np.allclose(spent, [seconds[image] for image in found["index"].tolist()]):
+        raise RunError(f"{run}: the seconds in certificates.parquet are not those of the ledger")
+    text = run / "certificates.tsv"
+    if text.exists() and text.read_text() != certificates.to_tsv(found, spent):
+        raise RunError(f"{run}: certificates.tsv is not what certificates.parquet holds")
+    return found
+
+
+def keep(run: Path, folder: Path) -> None:
+    """Keep a verified run for good: all that its rows and their verification need, compressed."""
+    make_folder(folder, "kept run")
+    for name in ("config.json", "certificates.parquet"):
+        write_whole(folder / name, (run / name).read_bytes())
+    compress(run, folder)
+
+
+def _budget(stated: dict[str, Any]) -> Budget:
+    """The budget that a config.json states."""
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()
+    }
+    if options.pop("kind") == "fixed":
+        return Fixed(**options)
+    if options.get("tolerance"):
+        options["tolerance"] = Tolerance(**options["tolerance"])
+    return Sequential(**options)
+
+
+if __name__ == "__main__":
+    from jobs.cli import start
+
+    start(Verify)

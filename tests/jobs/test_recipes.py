@@ -1,0 +1,142 @@
+"""Recipes: the published settings, valid trainings, and options beside them that win."""
+
+import dataclasses
+import json
+
+import pytest
+import tiny
+
+from ebsc import model
+from ebsc.model import ModelSpec
+from ebsc.objectives import OBJECTIVES
+from jobs import recipes
+from jobs.cli import parse
+from jobs.options import command_line, parse_sweep
+from jobs.train import Train
+
+SIGMAS = (0.25, 0.5, 1.0)
+
+# objective -> draws, and hyperparameters at the three sigmas, as EXPERIMENTS.MD of the published logs has them
+PUBLISHED = {
+    "gaussian": (1, [{}] * 3),
+    "stability": (1, [{"weight": 2}] * 3),
+    "smoothadv": (4, [{"steps": 10}] * 3),
+    "consistency": (2, [{"weight": weight, "entropy": 0.5} for weight in (10, 5, 5)]),
+    "macer": (16, [{"weight": weight, "margin": 8, "temperature": 16} for weight in (16, 16, 6)]),
+    "smoothmix": (4, [{"weight": 5, "step": 1, "steps": n, "mix_step": m} for n, m in ((2, 1), (4, 0), (8, 1))]),
+    "catrs": (4, [{"weight": 1, "steps": 4}] * 3),
+}
+
+
+def typed(*words):
+    return parse(Train, [str(word) for word in words])
+
+
+def test_there_is_a_baseline_for_every_objective():
+    assert set(PUBLISHED) == set(OBJECTIVES) <= set(recipes.RECIPES)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_baselines_are_as_published(name):
+    draws, hyper = PUBLISHED[name]
+    for sigma, expected in zip(SIGMAS, hyper, strict=True):
+        train = Train.by(name, sigma)
+        assert (train.data, train.denoiser, train.classifier, train.objective) == ("mnist", "none", "lenet", name)
+        assert (train.sigma, train.draws, train.hyper) == (sigma, draws, expected)
+        assert train.head.batch == 256
+        assert train.head.steps * 256 / 60_000 == pytest.approx(90, abs=0.01)
+        assert train.head.decay == "step"
+    assert train.epsilon == {"smoothadv": 255 / 256, "catrs": 1}.get(name)
+    epochs = {"smoothadv": 10, "smoothmix": 10, "macer": 30}.get(name, 0)
+    assert train.ramp * 256 / 60_000 == pytest.approx(epochs, abs=0.01)
+
+
+@pytest.mark.parametrize("sigma", [0.12, 0.25, 0.75, 1.5])
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_is_a_valid_training_that_can_be_typed(name, sigma):
+    train = Train.by(name, sigma)
+    assert command_line(train).split() == ["ebsc", "train", "--recipe", name, "--sigma", f"{sigma:g}"]
+    assert typed("--recipe", name, "--sigma", sigma) == train
+    kinds = {"denoiser": {"kind": train.denoiser} | ({} if train.denoiser == "none" else {"width": train.width})}
+    kinds["classifier"] = {"kind": train.classifier}
+    spec = ModelSpec(sigma=sigma, shape=(1, 28, 28), n_classes=10, levels=255, storage=train.storage, **kinds)
+    assert len(model.pack(model.build(spec), spec)[1]) < 3_000_000
+    assert name in Train.__doc__ or name in json.dumps(tiny.cli("train", "--help").out)
+
+
+def test_options_beside_a_recipe_win():
+    train = typed("--head.steps", 7, "--recipe", "smoothadv", "--hyper", "steps", 3, "--sigma", 0.25, "--draws", 4)
+    base = Train.by("smoothadv", 0.25)
+    assert train == dataclasses.replace(base, head=dataclasses.replace(base.head, steps=7), hyper={"steps": 3})
+    assert command_line(train) == "ebsc train --recipe smoothadv --sigma 0.25 --hyper steps 3 --head.steps 7"
+
+
+def test_an_option_can_be_set_back_to_what_it_is_without_a_recipe():
+    train = typed("--recipe", "gaussian", "--draws", Train().draws)
+    assert train.draws == Train().draws
+    assert command_line(train) == "ebsc train --recipe gaussian --draws 4"
+
+
+def test_another_objective_does_not_inherit_hyperparameters():
+    train = typed("--recipe", "smoothmix", "--objective", "stability")
+    assert (train.objective, train.hyper) == ("stability", {})
+    assert parse(Train, command_line(train).split()[2:]) == train
+
+
+def test_a_sweep_over_sigma_or_recipes_follows_them(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr("jobs.train.dispatch", lambda points, *rest: found.extend(points))
+    typed("--recipe", "consistency", "--head.steps", 5, "--sweep", "sigma=0.25,1", "draws=2,3").run()
+    assert [(p.sigma, p.draws, p.hyper["weight"], p.head.steps) for p in found] == [
+        (0.25, 2, 10, 5),
+        (0.25, 3, 10, 5),
+        (1.0, 2, 5, 5),
+        (1.0, 3, 5, 5),
+    ]
+    found.clear()
+    typed("--sigma", 0.25, "--classifier", "resnet", "--sweep", "recipe=gaussian,macer").run()
+    assert [(p.recipe, p.objective, p.draws, p.classifier) for p in found] == [
+        ("gaussian", "gaussian", 1, "resnet"),
+        ("macer", "macer", 16, "resnet"),
+    ]
+    assert parse_sweep(Train(), ()) == {}
+
+
+def test_an_unknown_recipe_is_answered_with_the_list():
+    done = tiny.cli("train", "--recipe", "ebsc-ful")
+    assert done.status == 2
+    assert done.err == f"ebsc: unknown recipe 'ebsc-ful': choose one of {', '.join(recipes.RECIPES)}\n"
+
+
+def test_a_wrong_option_beside_a_recipe_is_explained():
+    for words in (["--sigma", "x"], ["--dras", 3], ["--recipe"]):
+        done = tiny.cli("train", "--recipe", "gaussian", *words)
+        assert done.status == 2
+        assert words[0] in done.err
+
+
+def test_help_after_a_recipe_shows_what_it_says(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    done = tiny.cli("train", "--recipe", "macer", "--help")
+    assert done.status == 0
+    assert "usage: ebsc train" in done.out
+    assert "(default: 16)" in done.out
+
+
+def test_the_recipe_and_all_that_it_says_is_in_the_record(tmp_path):
+    words = ["--classifier", "linear", "--data", "digits", "--head.steps", 2, "--head.batch", 8, "--held-out", 20]
+    done = tiny.cli("train", "--recipe", "gaussian", *words, "-o", tmp_path / "m", "--storage", "float16")
+    assert done.status == 0, done.err
+    _, spec = model.load(tmp_path / "m")
+    said = spec.training["options"]
+    assert (said["recipe"], said["objective"], said["draws"], said["head"]["decay"]) == (
+        "gaussian",
+        "gaussian",
+        1,
+        "step",
+    )
+    assert spec.storage == "float16"
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert config["options"]["recipe"] == "gaussian"
+    assert config["question"]["storage"] == "float16"
+    assert "recipe" not in config["question"]  # the same options without its name are the same training

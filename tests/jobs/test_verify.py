@@ -1,0 +1,162 @@
+"""``ebsc verify``: certificates are what the ledger gives, also when it was kept, compressed; nothing else passes."""
+
+import json
+import lzma
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny
+
+from jobs.entries import read_entry
+
+BUDGETS = {
+    "sequential": [],
+    "fixed": ["--budget", "fixed"],
+    "two-sided": ["--two-sided"],
+    "tolerance": ["--tolerance", 0.2],
+    "off the lattice": ["--no-lattice"],
+}
+
+
+def verify(*words):
+    return tiny.cli("verify", *words)
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_an_honest_run_is_verified(place, name):
+    assert tiny.cli(*place.certify(*BUDGETS[name])).status == 0
+    done = verify(place.folder / "new")
+    assert (done.status, done.err) == (0, "")
+    assert done.out == f"{place.folder / 'new'}: verified, 6 images\n"
+
+
+def test_an_extended_run_is_verified(place):
+    assert tiny.cli(*place.certify("--extend", "n=400", out="run")).status == 0
+    assert verify(place.run).status == 0
+
+
+def test_a_kept_run_is_small_whole_and_a_row_like_any(place):
+    before = tiny.files(place.run)
+    assert verify(place.run, "--keep", place.folder / "kept").status == 0
+    assert tiny.files(place.run) == before
+    kept = place.folder / "kept" / "run"
+    assert set(tiny.files(kept)) == {"config.json", "certificates.parquet", "ledger.jsonl.xz"}
+    assert lzma.decompress((kept / "ledger.jsonl.xz").read_bytes()) == (place.run / "ledger.jsonl").read_bytes()
+    assert verify(kept).status == 0
+    assert (read_entry(kept).radius == read_entry(place.run).radius).all()
+    assert verify(kept, "--keep", place.folder / "again").status == 0
+    assert tiny.files(place.folder / "again" / "run") == tiny.files(kept)
+
+
+def change(run, name, row, value):
+    path = run / "certificates.parquet"
+    table = pq.read_table(path)
+    values = table[name].to_pylist()
+    values[row] = value
+    place = table.column_names.index(name)
+    pq.write_table(table.set_column(place, name, pa.array(values, table[name].type)), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("radius", 0.9),
+        ("label", 3),
+        ("predicted", 3),
+        ("outcome", "abstained"),
+        ("counts", [0] * 9 + [200]),
+        ("draws", 1),
+        ("p_lower", 0.999),
+        ("index", 61),
+        ("seconds", 1e6),
+    ],
+)
+def test_a_tampered_certificate_is_found(place, name, value):
+    change(place.run, name, 1, value)
+    done = verify(place.run)
+    assert done.status == 1
+    assert done.err.startswith(f"ebsc: {place.run}: ")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["label", "select", "radius"])
+def test_a_missing_column_is_found(place, name):
+    path = place.run / "certificates.parquet"
+    pq.write_table(pq.read_table(path).drop_columns([name]), path)
+    assert verify(place.run).err == f"ebsc: {place.run}: certificates.parquet has no {name}\n"
+
+
+def test_what_is_wrong_is_said(place):
+    radius = tiny.columns(place.run)["radius"][1]
+    change(place.run, "radius", 1, 0.9)
+    assert verify(place.run).err == (
+        f"ebsc: {place.run}: radius of image 60 is 0.9 in certificates.parquet, but {radius} by its votes;"
+        " so for 1 of 6 images\n"
+    )
+
+
+def test_a_tampered_table_for_others_is_found(place):
+    path = place.run / "certificates.tsv"
+    path.write_text(path.read_text().replace("\t1\t", "\t0\t"))
+    assert verify(place.run).err == (f"ebsc: {place.run}: certificates.tsv is not what certificates.parquet holds\n")
+
+
+def test_an_honest_certificate_of_too_few_votes_is_found(place):
+    ledger = place.run / "ledger.jsonl"
+    ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:-1]))
+    done = verify(place.run)
+    assert done.status == 1
+    assert "images open" in done.err
+
+
+def test_votes_of_another_budget_are_refused(place):
+    path = place.run / "config.json"
+    config = json.loads(path.read_text())
+    config["question"]["budget"]["n0"] = 50
+    path.write_text(json.dumps(config))
+    done = verify(place.run)
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert "not of one run: votes of look 0 do not add up to 50" in done.err
+
+
+def test_labels_are_those_of_the_data_set_unless_one_says_so(place):
+    path = place.run / "config.json"
+    config = json.loads(path.read_text())
+    config["question"]["checksum"] = "0"
+    path.write_text(json.dumps(config))
+    assert "on other images than digits holds" in verify(place.run).err
+    assert verify(place.run, "--no-labels").status == 0
+
+
+def test_a_damaged_kept_ledger_is_one_line(place):
+    assert verify(place.run, "--keep", place.folder / "kept").status == 0
+    path = place.folder / "kept" / "run" / "ledger.jsonl.xz"
+    whole = path.read_bytes()
+    for spoilt in (whole[:-20], b"no xz", lzma.compress(b'{"image": 0}\n')):
+        path.write_bytes(spoilt)
+        done = verify(path.parent)
+        assert (done.status, done.err.count("\n")) == (2, 1)
+        assert "ledger.jsonl.xz" in done.err
+    path.unlink()
+    assert verify(path.parent).err == (f"ebsc: {path.parent} has no ledger: neither ledger.jsonl nor ledger.jsonl.xz\n")
+
+
+def test_a_merged_run_says_where_its_votes_are(place):
+    for name, images in (("even", "0::120"), ("odd", "60::120")):
+        assert tiny.cli(*place.certify("--images", images, out=name)).status == 0
+    runs = [place.folder / name for name in ("even", "odd")]
+    assert tiny.cli("merge", *runs, "--into", place.folder / "all").status == 0
+    done = verify(place.folder / "all")
+    assert done.status == 2
+    assert "verify the runs that it was merged from" in done.err
+
+
+def test_of_several_runs_all_are_looked_at(place):
+    assert tiny.cli(*place.certify()).status == 0
+    change(place.run, "radius", 1, 0.9)
+    done = verify(place.run, place.folder / "new", "--keep", place.folder / "kept")
+    assert done.status == 1
+    assert done.err == "ebsc: 1 of 2 runs failed: run\n"
+    assert "new: verified" in done.out
+    assert [path.name for path in (place.folder / "kept").iterdir()] == ["new"]
