@@ -80,7 +80,7 @@ class Report:
                 number=number,
                 path=path,
                 entry=entry,
-                data=partial(own_data, data_root=self.data_root, load=load),
+                data=own,
                 allow=self.allow,
             )
             for number, (path, entry) in enumerate(zip(self.rows, entries, strict=True))

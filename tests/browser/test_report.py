@@ -17,6 +17,7 @@ pytestmark = pytest.mark.browser
 WIDTHS = [390, 1280]
 OPTIONS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
  --disable-component-update --disable-sync --disable-dev-shm-usage"""
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"
 
 TOOLTIP = """
 const found = [];
@@ -64,15 +65,12 @@ def chromium(tmp_path_factory):
         pytest.fail("there is no Chromium with its driver here: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = found[0]
-    for word in [*OPTIONS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+    for word in [*OPTIONS.split(), OFFLINE, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(found[1]))
     driver.set_page_load_timeout(60)
     driver.set_script_timeout(60)
-    driver.execute_cdp_cmd("Network.enable", {})
-    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-    driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
     yield driver
     driver.quit()
 
