@@ -26,13 +26,13 @@ def ray_session(address: str | None = None, cpus: float = 1) -> Iterator[None]:
     """
     import ray  # here, not above: it reads its authentication from the environment when it is imported
 
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _answers(address)
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address:
-        _answers(address)
     try:
         if address:
             ray.init(address=address, log_to_driver=False)

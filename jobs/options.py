@@ -115,7 +115,8 @@ def command_line(command: Any) -> str:
 
     >>> from ebsc.walkjump import Walk
     >>> from jobs.sample import Sample
-    >>>     >>> command_line(Sample(model=Path("models/my model"), walk=Walk(steps=300)))
+    >>> from pathlib import Path
+    >>> command_line(Sample(model=Path("models/my model"), walk=Walk(steps=300)))
     "ebsc sample 'models/my model' --steps 300"
     """
     base = getattr(command, "base", None)  # of a recipe: what it says need not be said

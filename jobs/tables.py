@@ -242,8 +242,8 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
     which = f"every {step[0]}th of them, " if len(step) == 1 and step[0] > 1 else ""
     notes = [
         f"Certified accuracy in per cent at L2 radius r (pixels on [0, 1]), rounded down, on {len(images)} images"
-        f" ({which}{images[0]} to {images[-1]}). r=0: clean accuracy of the smoothed classifier. ACR: average certified"
-        " radius.",
+        f" ({which}{images[0]} to {images[-1]}). At r=0: clean accuracy of the smoothed classifier. ACR:"
+        " average certified radius.",
         "Each certificate is wrong with probability at most alpha.",
     ]
     for alpha in sorted({entry.alpha for entry in entries if entry.alpha is not None}):

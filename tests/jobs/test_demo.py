@@ -30,7 +30,9 @@ def test_the_demo_makes_everything(demo):
 
 def test_every_radius_in_its_table_is_one_that_the_runs_decided(demo):
     folder, _, _ = demo
-    shown = {float(word[2:]) for word in (folder / "table.txt").read_text().split() if word.startswith("r=")}
+    shown = {
+        float(word[2:]) for word in (folder / "table.txt").read_text().splitlines()[0].split() if word.startswith("r=")
+    }
     assert len(shown) > 3
     for run in ("plain", "ebsc"):
         budget = json.loads((folder / run / "config.json").read_text())["question"]["budget"]

@@ -61,7 +61,7 @@ def test_runs_stand_beside_the_prediction_over_the_same_images(place):
     assert float(guess["r=0"]) % 25 == 0  # four images
     result = tiny.cli("geometry", "--sigmas", "0.25", "--runs", place.run, log)
     assert "4 images of digits (test)" in result.out
-    assert "published logs" in result.out
+    assert "Published logs" in result.out
     assert "A proof" in result.out
 
 
