@@ -23,7 +23,7 @@ from ebsc.model import Ebsc
 from ebsc.votes import Precision, Voter
 from ebsc.walkjump import Walk
 from jobs import attacked
-from jobs.attacked import FOUND
+from jobs.attacked import FOUND, Empirical
 from jobs.entries import Entry, read_entry
 from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.options import parse_images, parse_radii
@@ -138,8 +138,8 @@ class Attack:
             write_whole(self.folder / "attack.md", said("markdown").encode())
         print(said("text") + f"written to {self.folder}")
         if self.plot:
-            shares = list(zip(self.grid, self._standing(rows, found)[1], strict=True))
-            curves([entry], self.plot, attacked={entry.name: shares})
+            under = Empirical(radii=self.grid, shares=self._standing(rows, found)[1], images=len(rows))
+            curves([entry], self.plot, attacked={entry.name: under})
 
     @property
     def grid(self) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """What an attack found, on disk: ``attack.parquet`` and ``adversarial.npz``, a line an image and radius."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.folder import read_config
 from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
+from jobs.options import parse_radii
 
-__all__ = ["FOUND", "Attacked", "read", "standing", "write"]
+__all__ = ["FOUND", "Attacked", "Empirical", "empirical", "of_run", "read", "standing", "write"]
 
 FOUND = np.dtype([("row", "i8"), ("radius", "f8"), ("length", "f8"), ("predicted", "i8"), ("certain", "?")])
 """What came of the attack on one image: the radius allowed, the length used, the prediction there, and whether it is
@@ -94,3 +96,32 @@ def standing(
     """
     fell = [len(np.unique(image[lost & (radius <= limit)])) for limit in grid]
     return [1 - count / images for count in fell]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Empirical:
+    """What an attack left standing, right or abstaining: shares of so many images, at radii. An estimate."""
+
+    radii: Sequence[float]
+    shares: Sequence[float]
+    images: int
+
+
+def of_run(run: Path) -> dict[Path, Attacked]:
+    """What finished attacks on a run have found, by their folders in it."""
+    return {path.parent: read(path.parent) for path in sorted(run.glob("attack*/attack.parquet"))}
+
+
+def empirical(attacks: Mapping[Path, Attacked], index: np.ndarray) -> Empirical | None:
+    """The empirical curve over images of a row; None where none of them was attacked at radii."""
+    for folder, attack in attacks.items():
+        asked = read_config(folder)["question"]["radii"]
+        mine = np.isin(attack.lines["index"], index)
+        if asked == "certified" or not mine.any():
+            continue
+        lines, lost = attack.lines[mine], attack.fooled[mine]
+        grid, images = (0.0, *sorted(set(parse_radii(asked)))), len(np.unique(lines["index"]))
+        return Empirical(
+            radii=grid, shares=standing(lines["index"], lines["radius"], lost, grid, images), images=images
+        )
+    return None

@@ -11,23 +11,15 @@ from bokeh.models.renderers import DataRenderer
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
+from jobs.attacked import Empirical
 from jobs.entries import Entry
 from jobs.plots import COLOURS, STYLES
 from jobs.tables import floor_percent
 
-__all__ = ["Curve", "Empirical", "certified", "library", "staircase", "style", "training"]
+__all__ = ["Curve", "certified", "library", "staircase", "style", "training"]
 
 _DASHES = {"-": "solid", "--": "dashed", "-.": "dashdot", ":": "dotted"}
 _SCALARS = {"loss": "loss", "acr": "quick certified radius"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Empirical:
-    """What an attack left standing: shares of images, at radii."""
-
-    radii: Sequence[float]
-    shares: Sequence[float]
-    images: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ebsc.errors import InputError
+from jobs.attacked import Empirical, empirical, of_run
 from jobs.entries import Entry, side_by_side
 from jobs.record import read_lines
 
@@ -61,9 +62,13 @@ class Plot:
                 {"radii": plots.radii, "draws": plots.draws}[self.kind](entries, out, self.width)
         print(f"written to {out}")
 
-    def _attacked(self, entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]]:
-        """Accuracy under attack of the rows that have one, by name."""
-        return {}
+    def _attacked(self, entries: Sequence[Entry]) -> dict[str, Empirical]:
+        """What attacks left standing of the rows that were attacked, by name."""
+        found = {}
+        for path, entry in zip(self.rows if self.attacks else (), entries, strict=False):
+            if under := empirical(of_run(path), entry.index):
+                found[entry.name] = under
+        return found
 
     def _courses(self) -> dict[str, list[tuple[int, float]]]:
         """Steps and values of the quantity, by model folder and part of its training."""

@@ -22,6 +22,7 @@ from ebsc.errors import InputError
 from ebsc.geometry import overlap, shell, shell_overlap
 from ebsc.model import Ebsc
 from ebsc.validation import pictures
+from jobs.attacked import Empirical
 from jobs.entries import Entry
 from jobs.theory import Point, Problem, Region
 
@@ -39,12 +40,12 @@ STYLES = ["-", "--", "-.", ":"]
 def curves(
     entries: Sequence[Entry],
     path: Path,
-    attacked: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    attacked: Mapping[str, Empirical] | None = None,
     width: float = WIDTH,
 ) -> None:
     """Certified accuracy against radius, one step curve a row; the ending of ``path`` chooses the format.
 
-    ``attacked``: for rows by name, radii and the shares that are robust at them under attack, drawn as points.
+    ``attacked``: for rows by name, what an attack left standing, drawn as points.
     """
     with _axes(path, width) as axes:
         for entry, style in zip(entries, _styles(), strict=False):
@@ -54,9 +55,11 @@ def curves(
             steps = np.concatenate([[0], radii]), np.concatenate([[100 * len(radii) / len(entry.radius)], shares])
             axes.step(*steps, where="pre", label=f"{entry.name} (ACR {floor_radius(entry.acr)})", **style)
             if attacked and entry.name in attacked:
-                under = np.array(attacked[entry.name])
-                label = f"{entry.name} under attack (estimate)"
-                axes.plot(under[:, 0], 100 * under[:, 1], "v:", color=style["color"], markersize=4, label=label)
+                under = attacked[entry.name]
+                fewer = f", {under.images} images" if under.images < len(entry.index) else ""
+                label = f"{entry.name} under attack (estimate{fewer})"
+                shares = 100 * np.array(under.shares)
+                axes.plot(under.radii, shares, "v:", color=style["color"], markersize=4, label=label)
         certified = "accuracy (%)" if attacked else "certified accuracy (%)"
         axes.set(xlabel="L2 radius (pixels on [0, 1])", ylabel=certified, ylim=(0, 100))
         axes.set_xlim(left=0)

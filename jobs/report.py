@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -18,16 +18,13 @@ from ebsc.data import Dataset
 from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
 from jobs import attacked
-from jobs.attacked import Attacked, standing
+from jobs.attacked import Attacked
 from jobs.entries import Entry, side_by_side
 from jobs.gallery import Card, affordable, cards, instructive, outcomes
 from jobs.options import command_line, parse_radii
 from jobs.provenance import own_data, own_model, provenance
 from jobs.record import read_lines
 from jobs.tables import compare, floor_percent, put
-
-if TYPE_CHECKING:
-    from jobs.charts import Empirical
 
 __all__ = ["Report"]
 
@@ -185,29 +182,14 @@ class _Row:
         return read_lines(Path(self.config["options"]["model"]) / "metrics.jsonl") if self.spec else []
 
     @cached_property
-    def attacks(self) -> dict[str, Attacked]:
-        """What attacks have found, by the name of their folder."""
-        return {
-            folder.name: attacked.read(folder)
-            for folder in sorted(self.path.glob("attack*"))
-            if (folder / "attack.parquet").exists()
-        }
+    def attacks(self) -> dict[Path, Attacked]:
+        """What attacks have found, by their folders."""
+        return attacked.of_run(self.path)
 
-    @cached_property
-    def under(self) -> "Empirical | None":
+    @property
+    def under(self) -> attacked.Empirical | None:
         """The empirical curve over images of the table, where the run was attacked at radii."""
-        from jobs.charts import Empirical
-
-        for name, attack in self.attacks.items():
-            asked = read_config(self.path / name)["question"]["radii"]
-            mine = np.isin(attack.lines["index"], self.entry.index)
-            if asked == "certified" or not mine.any():
-                continue
-            lines, lost = attack.lines[mine], attack.fooled[mine]
-            grid, images = (0.0, *sorted(set(parse_radii(asked)))), len(np.unique(lines["index"]))
-            left = standing(lines["index"], lines["radius"], lost, grid, images)
-            return Empirical(radii=grid, shares=left, images=images)
-        return None
+        return attacked.empirical(self.attacks, self.entry.index)
 
     @property
     def facts(self) -> dict[str, str]:

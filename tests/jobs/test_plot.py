@@ -1,5 +1,6 @@
 import json
 
+import matplotlib
 import pytest
 import tiny
 
@@ -53,3 +54,16 @@ def test_a_folder_without_a_training_is_said(place):
     result = tiny.cli("plot", place.run, "--kind", "training")
     assert result.status == 2
     assert "no metrics.jsonl" in result.err
+
+
+def test_accuracy_under_attack_is_drawn_beside_the_certified_one(place):
+    result = tiny.cli(
+        "attack", place.run, "--model", place.model, "--steps", 1, "--draws", 2, "--n", 200, "--radii", "1"
+    )
+    assert result.status == 0, result.err
+    out = place.folder / "curve.svg"
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters, not their outlines
+        tiny.cli("plot", place.run, "-o", out)
+        assert "run under attack (estimate)" in out.read_text()
+        tiny.cli("plot", place.run, "--no-attacks", "-o", out)
+        assert "attack" not in out.read_text()
