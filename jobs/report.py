@@ -263,7 +263,7 @@ def _headlines(entries: Sequence[Entry], radii: Sequence[float], rho: float) -> 
         yield name, f"{floor_percent(best.accuracy(radius), images)} %", of(best)
     if alphas := {entry.alpha for entry in rows if entry.alpha is not None}:
         false = false_certificates(images, max(alphas), rho)
-        yield "Wrong certificates in a row", f"at most {false} of {images:,}", f"with probability {1 - rho:g}"
+        yield "Wrong certificates of a run", f"at most {false} of {images:,}", f"with probability {1 - rho:g}"
 
 
 if __name__ == "__main__":
