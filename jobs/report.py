@@ -44,7 +44,7 @@ class Report:
     Example: ebsc report runs/* logs/gaussian_sigma0.50.tsv -o report.html
     """
 
-    rows: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    rows: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
     """Run folders and logs."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
     """The file to write."""
