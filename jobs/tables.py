@@ -317,7 +317,7 @@ class Table:
     envelope: bool = False
     """Add the best of our rows at each radius, whatever their sigma, and the best of the published logs."""
     spread: bool = False
-    """Add mean and spread of rows that are one training with several seeds, as their names say: NAME, NAME-seed1, ..."""
+    """Add mean and spread of rows that are one training with several seeds, by their names: NAME, NAME-seed1, ..."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Write here instead of to the terminal."""
     plot: Path | None = None
