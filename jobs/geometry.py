@@ -88,8 +88,8 @@ class Geometry:
     def _runs(self, sigmas: tuple[float, ...], whole: Dataset) -> list[Entry]:
         """The runs of these sigmas, as rows of a table."""
         rows = [read_entry(path) for path in self.runs]
-        for folder in self.runs:
-            if folder.is_dir():
+        for folder, row in zip(self.runs, rows, strict=True):
+            if not row.published:
                 question = read_config(folder)["question"]
                 theirs = question.get("data"), question.get("split")
                 if theirs != (self.data, self.split):

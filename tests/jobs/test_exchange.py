@@ -82,6 +82,15 @@ def test_what_needs_votes_refuses_an_imported_log_in_one_line(log, tmp_path, com
     assert "imported log" in result.err
 
 
+def test_an_imported_log_stands_beside_the_geometry_as_a_log_does(place):
+    folder = place.folder / "imported"
+    tiny.cli("import", place.run / "certificates.tsv", "-o", folder, "--sigma", 0.25)
+    words = ["geometry", "--images", "::60", "--sigmas", "0.25", "--radii", "0,0.5", "--runs", folder]
+    result = tiny.cli(*words)
+    assert result.status == 0, result.err
+    assert "imported" in result.out
+
+
 def test_half_a_unit_of_the_last_digit_whichever_way_a_log_rounds(tmp_path):
     def rounding(*radii):
         path = tmp_path / "log.tsv"
