@@ -26,9 +26,14 @@ def make_folder(folder: Path, what: str) -> None:
 def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write under a temporary name in the same folder, then move into place; ``mode`` is cut by the umask.
 
+    What is there and is no ordinary file (``/dev/null``, ``/dev/stdout``, a pipe, a link) is written to, not replaced.
+
     Raises:
         OSError: nothing is left behind, and what stood there before stands there still.
     """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_bytes(data)
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.touch(mode)

@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and trying a folder out leaves no trace."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,22 @@ def test_a_write_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path, m
     with pytest.raises(type(error)):
         write_whole(tmp_path / "a", b"three")
     assert contents(tmp_path) == {"a": b"one"}
+
+
+def test_what_is_no_ordinary_file_is_written_to_and_stays(tmp_path):
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    link.symlink_to(target)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, b"one")
+    assert os.read(reader, 10) == b"one"
+    os.close(reader)
+    assert pipe.is_fifo()
+    write_whole(link, b"two")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"two"
+    with pytest.raises(IsADirectoryError):
+        write_whole(tmp_path, b"three")
 
 
 def test_a_folder_is_made_with_those_above_it_and_is_empty(tmp_path):
