@@ -144,10 +144,9 @@ def recorded(folder: str | Path) -> Iterator[Record]:
 
 def compress(folder: Path, into: Path) -> None:
     """Keep the ledger of a finished run in another folder, compressed: about a tenth of its size."""
-    if (folder / KEPT).exists():
-        write_whole(into / KEPT, (folder / KEPT).read_bytes())
-    else:
-        write_whole(into / KEPT, lzma.compress((folder / "ledger.jsonl").read_bytes()))
+    path = folder / "ledger.jsonl"  # the one that recorded() reads
+    kept = lzma.compress(path.read_bytes()) if path.exists() else (folder / KEPT).read_bytes()
+    write_whole(into / KEPT, kept)
 
 
 def _first(lines: Iterable[bytes], size: int) -> Iterator[bytes]:

@@ -82,6 +82,8 @@ class ModelSpec:
         check_sigma(self.sigma)
         if len(self.shape) != 3 or not all(isinstance(side, int) and side > 0 for side in self.shape):
             raise InputError(f"shape must be (channels, height, width), not {self.shape}")
+        if not (isinstance(self.n_classes, int) and isinstance(self.levels, int) and isinstance(self.training, dict)):
+            raise InputError("n_classes and levels must be whole numbers, and training an object")
         if self.n_classes < 2 or self.levels < 1:
             raise InputError(f"n_classes must be 2 or more, levels 1 or more, not {self.n_classes} and {self.levels}")
         if self.storage not in ("float32", "float16"):

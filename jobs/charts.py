@@ -11,6 +11,7 @@ from bokeh.models.renderers import DataRenderer
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
+from ebsc.bounds import floor_radius
 from jobs.attacked import Empirical
 from jobs.entries import Entry
 from jobs.plots import COLOURS, STYLES
@@ -87,6 +88,7 @@ def certified(curves: Sequence[Curve], radii: Sequence[float]) -> dict[str, Any]
                 "x": np.append(grid[:1], np.repeat(grid, 2)[1:-1]) if len(grid) > 1 else grid,
                 "y": np.repeat(shares, 2)[1:].astype(np.float32),
                 "at": np.repeat(grid, 2)[1:],
+                "said": [floor_radius(radius) for radius in np.repeat(grid, 2)[1:].tolist()],
             },
         )
         look: dict[str, Any] = {"color": colour, "name": curve.entry.name}
@@ -108,11 +110,11 @@ def certified(curves: Sequence[Curve], radii: Sequence[float]) -> dict[str, Any]
         HoverTool(
             renderers=steps,
             line_policy="next",
-            tooltips=[("run", "$name"), ("certified", "@y{0.0} %"), ("up to r", "@at{0.000}")],
+            tooltips=[("run", "$name"), ("certified", "@y{0.0} %"), ("up to r", "@said")],
         ),
         HoverTool(
             renderers=points,
-            tooltips=[("run", "$name"), ("under attack (estimate)", "@y{0.0} %"), ("at r", "@x{0.000}")],
+            tooltips=[("run", "$name"), ("under attack (estimate)", "@y{0.0} %"), ("at r", "@x{0.000000000}")],
         ),
     )
     return _item(plot, "curves")

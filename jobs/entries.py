@@ -11,7 +11,7 @@ from cluster import certificates
 from cluster.folder import read_config
 from ebsc.errors import InputError
 
-__all__ = ["Entry", "common_images", "named_sigma", "read_entry", "side_by_side"]
+__all__ = ["Entry", "common_images", "log_name", "named_sigma", "read_entry", "side_by_side"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class Entry:
     Attributes:
         name: what the row is called.
         index: indices of the images in their data set, shape (N,).
+        label: the true class of each image, shape (N,); None where it is not known.
         whole: images that the run has, where these are only some of them; else 0.
         radius: certified radius where the certificate is for the right class, else 0, shape (N,).
         abstained: whether an image has no certificate, shape (N,).
@@ -32,6 +33,7 @@ class Entry:
         tolerance: to which the run knew its table, as of :class:`ebsc.budgets.Tolerance`; None where it decided all.
         two_sided: the radii are those of the bound with p_B.
         sound: whether the certificates hold in floating point.
+        plain: its model has a denoiser that it did not vote with.
         steps: of the chain by which a draw votes; 0 where it votes by one jump.
     """
 
@@ -49,6 +51,8 @@ class Entry:
     two_sided: bool = False
     sound: bool = True
     steps: int = 0
+    plain: bool = False
+    label: np.ndarray | None = None
     whole: int = 0
 
     @property
@@ -61,7 +65,7 @@ class Entry:
         keep = np.isin(self.index, images)
         fewer = len(keep) / max(int(keep.sum()), 1)  # all that is open may lie among these
         tolerance = self.tolerance and {name: value and value * fewer for name, value in self.tolerance.items()}
-        columns = {name: getattr(self, name) for name in ("index", "radius", "abstained", "draws", "rounding")}
+        columns = {name: getattr(self, name) for name in ("index", "radius", "abstained", "draws", "rounding", "label")}
         kept = {name: column[keep] for name, column in columns.items() if column is not None}
         return self if keep.all() else replace(self, **kept, tolerance=tolerance, whole=self.whole or len(keep))
 
@@ -103,6 +107,7 @@ def _read_run(folder: Path) -> Entry:
         return Entry(
             name=folder.name if sound else f"{folder.name} (NOT SOUND IN FLOATING POINT: --no-lattice)",
             index=table["index"],
+            label=table["label"],
             radius=np.where(certificates.correct(table), table["radius"], 0.0),
             abstained=table["radius"] == 0,
             sigma=question["sigma"],
@@ -113,6 +118,7 @@ def _read_run(folder: Path) -> Entry:
             tolerance=budget.get("tolerance"),
             two_sided=budget.get("two_sided", False),
             sound=sound,
+            plain=question["plain"],
             steps=question.get("walk", {"steps": 0})["steps"],
         )
     except (KeyError, TypeError) as error:
@@ -121,10 +127,11 @@ def _read_run(folder: Path) -> Entry:
 
 def _read_log(path: Path) -> Entry:
     log = certificates.from_tsv(path)
-    right = log["predicted"] == log["label"]
+    right = (log["predicted"] == log["label"]) & (log["predicted"] >= 0)
     return Entry(
-        name=path.stem,
+        name=log_name(path),
         index=log["index"],
+        label=log["label"],
         radius=np.where(right, log["radius"], 0.0),
         abstained=log["predicted"] == -1,
         sigma=named_sigma(path),
@@ -134,8 +141,17 @@ def _read_log(path: Path) -> Entry:
 
 def named_sigma(path: Path) -> float | None:
     """The sigma in a file name like ``method_sigma0.50.tsv``."""
-    found = re.search(r"sigma[_-]?(\d+(?:\.\d+)?)", path.stem)
-    return float(found[1]) if found else None
+    found = re.search(r"sigma[_-]?(\d+(?:\.\d+)?)", log_name(path))
+    return float(found[1]) or None if found else None
+
+
+def log_name(path: Path) -> str:
+    """What a log is called: its file's name without an ending, which many have not.
+
+    >>> log_name(Path("test/sigma_0.50")), log_name(Path("gaussian_sigma0.50.tsv"))
+    ('sigma_0.50', 'gaussian_sigma0.50')
+    """
+    return path.stem if path.suffix in (".tsv", ".txt", ".log", ".csv") else path.name
 
 
 def side_by_side(paths: Sequence[Path]) -> list[Entry]:
@@ -147,11 +163,12 @@ def side_by_side(paths: Sequence[Path]) -> list[Entry]:
     if not paths:
         raise InputError("name at least one run folder or log")
     entries = [read_entry(path) for path in paths]
-    names = [entry.name for entry in entries]
-    entries = [
-        replace(entry, name=f"{path.resolve().parent.name}/{entry.name}") if names.count(entry.name) > 1 else entry
-        for entry, path in zip(entries, paths, strict=True)
-    ]
+    folders = [list(path.resolve().parents) for path in paths]
+    while len(set(names := [entry.name for entry in entries])) < len(entries) and all(folders):
+        entries = [
+            replace(entry, name=f"{above.pop(0).name}/{entry.name}") if names.count(entry.name) > 1 else entry
+            for entry, above in zip(entries, folders, strict=True)
+        ]
     return common_images(entries)
 
 
@@ -159,11 +176,16 @@ def common_images(entries: list[Entry]) -> list[Entry]:
     """The same rows over the images that all of them have.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or their labels differ, as those of other data sets do.
     """
     images = entries[0].index
     for entry in entries[1:]:
         images = np.intersect1d(images, entry.index)
     if not len(images):
         raise InputError("these runs have no image in common")
-    return [entry.only(images) for entry in entries]
+    entries = [entry.only(images) for entry in entries]
+    known = [(entry.name, entry.label[np.argsort(entry.index)]) for entry in entries if entry.label is not None]
+    for name, labels in known[1:]:
+        if not np.array_equal(labels, known[0][1]):
+            raise InputError(f"{known[0][0]} and {name} are about different images: their labels differ")
+    return entries

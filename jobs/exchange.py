@@ -12,7 +12,7 @@ from cluster.folder import RunFolder, read_config
 from ebsc.errors import InputError
 from ebsc.files import write_whole
 from ebsc.model import check_sigma
-from jobs.entries import named_sigma
+from jobs.entries import log_name, named_sigma
 from jobs.options import parse_images
 from jobs.provenance import options, provenance
 from jobs.tables import put
@@ -62,7 +62,7 @@ class Import:
             "sigma": named_sigma(self.log) if self.sigma is None else self.sigma,
             **{name: getattr(self, name) for name in ("n", "alpha", "data", "source")},
         }
-        folder = self.out or Path("runs") / self.log.stem
+        folder = self.out or Path("runs") / log_name(self.log)
         config = {"question": question, "options": options(self), "provenance": provenance()}
         with RunFolder(folder, config, *certificates.FILES):
             write_whole(folder / certificates.LOG, text)
@@ -104,7 +104,10 @@ class Export:
     def _copied(self) -> str:
         """An imported log as it came."""
         path = self.run_folder / certificates.LOG
-        head, *lines = path.read_text().splitlines(keepends=True)
+        text = path.read_bytes().decode()
+        if self.images == "::":
+            return text
+        head, *lines = (line for line in text.splitlines(keepends=True) if line.strip())
         return head + "".join(lines[row] for row in parse_images(self.images, len(lines)))
 
 

@@ -14,7 +14,16 @@ import tyro
 
 from ebsc.errors import InputError
 
-__all__ = ["command_line", "option_names", "parse_images", "parse_numbers", "parse_radii", "parse_sweep", "recall"]
+__all__ = [
+    "command_line",
+    "option_names",
+    "parse_images",
+    "parse_numbers",
+    "parse_radii",
+    "parse_sweep",
+    "recall",
+    "spelled",
+]
 
 _Options = TypeVar("_Options")
 
@@ -44,6 +53,15 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
         return tuple(radii.round(9).tolist())
     except (ValueError, ArithmeticError):
         raise InputError(f"{name} {text!r}: give numbers >= 0 as 0.5, as 0,0.5,1 or as start:stop:step") from None
+
+
+def spelled(radius: float) -> str:
+    """A radius as it was asked for: all of its digits, as one that is rounded up would be another question.
+
+    >>> spelled(0.99609375), spelled(0.5), spelled(0.0)
+    ('0.99609375', '0.5', '0')
+    """
+    return f"{radius:.9f}".rstrip("0").rstrip(".")
 
 
 def parse_images(text: str, length: int) -> np.ndarray:

@@ -253,7 +253,8 @@ def _axes(path: Path, width: float) -> Iterator[Axes]:
         axes = figure.subplots()
         axes.grid(alpha=0.3)
         yield axes
-        handles, labels = axes.get_legend_handles_labels()
+        handles = [*axes.lines, *(patch for patch in axes.patches if patch.get_label())]
+        labels = [str(handle.get_label()).replace("$", r"\$") for handle in handles]
         columns = max(1, min(len(labels), int(width / (0.3 + 0.055 * max(map(len, labels))))))
         figure.set_figheight(0.68 * width + 0.16 * -(-len(labels) // columns))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)

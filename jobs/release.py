@@ -17,7 +17,7 @@ from ebsc.files import make_folder, write_whole
 from ebsc.model import RELEASED, Ebsc, ModelSpec
 from jobs.entries import Entry, common_images, read_entry
 from jobs.launch import Slurm
-from jobs.options import command_line, parse_radii, recall
+from jobs.options import command_line, parse_radii, recall, spelled
 from jobs.tables import floor_percent, render
 from jobs.train import Train
 from jobs.verify import keep, verify
@@ -101,8 +101,10 @@ class Release:
             raise InputError("two runs would be kept under the same name")
         for run in self.runs:
             question = read_config(run)["question"]
-            if question.get("model") != spec.sha256:
-                raise InputError(f"{run} is not a run of {self.model}: its weights are others")
+            if (question.get("model"), question["sigma"]) != (spec.sha256, spec.sigma):
+                raise InputError(f"{run} is not a run of {self.model}: its weights are others, or its sigma")
+            if question["plain"] and run == self.runs[0]:
+                raise InputError(f"{run} votes without the model's denoiser: it cannot be the headline of its card")
             if not question["lattice"]:
                 raise InputError(
                     f"{run} is not sound in floating point (--no-lattice): it cannot stand on a model card"
@@ -149,7 +151,7 @@ make the table again (in this folder):
 
 ```sh
 ebsc verify runs/*
-ebsc table runs/* --radii {radii[0]:g}{"".join(f",{radius:g}" for radius in radii[1:])}
+ebsc table runs/* --radii {",".join(map(spelled, radii))}
 ```
 
 ## Use

@@ -21,7 +21,7 @@ from jobs import attacked
 from jobs.attacked import Attacked
 from jobs.entries import Entry, side_by_side
 from jobs.gallery import Card, affordable, cards, instructive, outcomes
-from jobs.options import command_line, parse_radii
+from jobs.options import command_line, parse_radii, spelled
 from jobs.provenance import own_data, own_model, provenance
 from jobs.record import read_lines
 from jobs.tables import compare, floor_percent, put
@@ -249,7 +249,10 @@ def _subjects(runs: int, logs: int) -> str:
 def _headlines(entries: Sequence[Entry], radii: Sequence[float], rho: float) -> Iterator[tuple[str, str, str]]:
     """Name, value and what it is of: the best of our sound rows, of the logs where there are only logs."""
     images = len(entries[0].index)
-    rows = [entry for entry in entries if entry.sound and not entry.published] or entries
+    sound = [entry for entry in entries if entry.sound]
+    rows = [entry for entry in sound if not entry.published] or sound
+    if not rows:
+        return
 
     def of(entry: Entry) -> str:
         return entry.name if len(rows) == 1 else f"{entry.name}, the best of {len(rows)}"
@@ -259,7 +262,7 @@ def _headlines(entries: Sequence[Entry], radii: Sequence[float], rho: float) -> 
     middle = 0.5 if 0.5 in radii else sorted(radii)[len(radii) // 2]
     for radius in dict.fromkeys((0.0, middle)):
         best = max(rows, key=lambda entry: entry.accuracy(radius))
-        name = f"Certified at r = {radius:g}" if radius else "Certified at all, right class"
+        name = f"Certified at r = {spelled(radius)}" if radius else "Certified at all, right class"
         yield name, f"{floor_percent(best.accuracy(radius), images)} %", of(best)
     if alphas := {entry.alpha for entry in rows if entry.alpha is not None}:
         false = false_certificates(images, max(alphas), rho)

@@ -18,7 +18,7 @@ from ebsc.bounds import false_certificates, floor_radius
 from ebsc.errors import InputError
 from ebsc.files import write_whole
 from jobs.entries import Entry, side_by_side
-from jobs.options import parse_radii
+from jobs.options import parse_radii, spelled
 
 __all__ = ["Comparison", "Format", "Table", "compare", "floor_percent", "notes", "put", "render", "typeset"]
 
@@ -61,7 +61,16 @@ def compare(
 
     images = len(entries[0].index)
     radii = radii if 0.0 in radii else (0.0, *radii)
-    head = ["run", "sigma", "n", "alpha", "draws/image", "ACR", "abstain", *(f"r={radius:g}" for radius in radii)]
+    head = [
+        "run",
+        "sigma",
+        "n",
+        "alpha",
+        "draws/image",
+        "ACR",
+        "abstain",
+        *(f"r={spelled(radius)}" for radius in radii),
+    ]
     body = [
         [entry.name, known(entry.sigma, "g"), known(entry.n, "d"), known(entry.alpha, "g")]
         + ["" if entry.draws is None else f"{entry.draws.mean():.0f}"]
@@ -87,7 +96,7 @@ def compare(
         said.append(
             "Envelope: at each radius the best row, of those that are sound. No one network does it; so the field"
             f" compares methods. The best of {len(entries)} rows is chosen after all are seen: what holds for the whole"
-            f" set at once holds for it with probability {1 - len(entries) * rho:g}."
+            f" set at once holds for it with probability {max(0.0, 1 - len(entries) * rho):g}."
         )
     return Comparison(head, body, best, said)
 
@@ -122,7 +131,7 @@ def _best(entries: list[Entry], radii: tuple[float, ...], head: list[str]) -> li
     columns = {"ACR": [tuple(floor_radius(end) for end in _acr(entries[number])) for number in sound]}
     for radius in radii:
         ends = [entries[number].accuracies(radius) for number in sound]
-        columns[f"r={radius:g}"] = [tuple(floor_percent(end, images) for end in pair) for pair in ends]
+        columns[f"r={spelled(radius)}"] = [tuple(floor_percent(end, images) for end in pair) for pair in ends]
     for name, printed in columns.items():  # what looks equal in print is marked alike
         surely = max(float(least) for least, _ in printed)
         for number, (_, most) in zip(sound, printed, strict=True):
@@ -159,7 +168,7 @@ def render(
 
 
 def _exact(entries: list[Entry], radii: tuple[float, ...], found: Comparison) -> str:
-    """JSON with every number as it is, not as it is printed."""
+    """JSON with every number of the rows as it is, not as it is printed; envelope and spread as they are printed."""
     rows = [
         {
             "run": entry.name,
@@ -172,12 +181,13 @@ def _exact(entries: list[Entry], radii: tuple[float, ...], found: Comparison) ->
             "acr": entry.acr,
             "clean_accuracy": entry.accuracy(0.0),
             "abstained": float(entry.abstained.mean()),
-            "certified_accuracy": {f"{radius:g}": entry.accuracy(radius) for radius in radii},
+            "certified_accuracy": {spelled(radius): entry.accuracy(radius) for radius in radii},
             "best": [found.head[column] for column in sorted(best)],
         }
         for entry, best in zip(entries, found.best, strict=False)
     ]
-    said = {"images": entries[0].index.tolist(), "rows": rows, "notes": found.notes}
+    summaries = [dict(zip(found.head, row, strict=True)) for row in found.body[len(entries) :]]
+    said = {"images": entries[0].index.tolist(), "rows": rows, "summaries": summaries, "notes": found.notes}
     return json.dumps(said, indent=2) + "\n"
 
 
@@ -237,7 +247,7 @@ def put(text: str, out: Path | None) -> None:
 
 def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[str]:
     """What is to be said below rows of runs and logs; see :func:`render`."""
-    images = entries[0].index
+    images = np.sort(entries[0].index)
     step = np.unique(np.diff(images))
     which = f"every {step[0]}th of them, " if len(step) == 1 and step[0] > 1 else ""
     notes = [
@@ -260,7 +270,7 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
         notes.append(_rounding_note(logs, entries, radii))
     for entry in entries:
         if entry.decided is not None:
-            missing = ", ".join(f"{radius:g}" for radius in radii if radius not in entry.decided)
+            missing = ", ".join(spelled(radius) for radius in radii if radius not in entry.decided)
             low = f"its ACR and its columns {missing} are" if missing else "its ACR is"
             notes.append(
                 f"{entry.name} stopped each image when its radii were decided: {low} too low, never too high; so may"
@@ -276,6 +286,8 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
             )
         if entry.two_sided:
             notes.append(f"{entry.name} certifies with a bound on the strongest other class too (two-sided).")
+        if entry.plain:
+            notes.append(f"{entry.name} votes without its model's denoiser: plain smoothing.")
         if entry.steps:
             cost = f"a chain of {entry.steps} steps, and {entry.steps + 1} evaluations of the network"
             notes.append(f"{entry.name} votes by walk-jump: a draw is {cost}.")
@@ -290,8 +302,8 @@ def _rounding_note(logs: list[str], entries: list[Entry], radii: tuple[float, ..
     note = f"Published logs, whose radii are rounded to nearest in print and are taken as they stand: {which}."
     if gaps[worst]:
         note += (
-            f" The rounding may change an accuracy by {100 * gaps[worst]:.1f} points (r={worst:g}) at most: where it"
-            " could decide which row is best, all that may be are marked."
+            f" The rounding may change an accuracy by {100 * gaps[worst]:.1f} points (r={spelled(worst)}) at most:"
+            " where it could decide which row is best, all that may be are marked."
         )
     return note
 

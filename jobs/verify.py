@@ -52,6 +52,11 @@ class Verify:
         """Verify all runs, then say whether one failed."""
         if not self.runs:
             raise InputError("name at least one run folder")
+        targets = [self.keep / run.resolve().name for run in self.runs] if self.keep else []
+        if len(set(targets)) < len(targets):
+            raise InputError("two of these runs would be kept under the same name: keep them in different folders")
+        if any(target.resolve() == run.resolve() for target, run in zip(targets, self.runs, strict=False)):
+            raise InputError("a run cannot be kept in its own place: name another folder with --keep")
         failed = []
         for run in self.runs:
             try:
@@ -95,6 +100,8 @@ def verify(run: Path, root: Path | None = None, *, labels: bool = True) -> np.nd
         if not np.array_equal(indices, found["index"]):
             raise RunError(f"{run}: certificates.parquet is of other images than config.json")
         truth = whole.labels[indices]
+        if found["select"].shape[1] < whole.n_classes:  # a bound on the other classes depends on their number
+            raise RunError(f"{run}: certificates.parquet has fewer classes than the data")
     seconds = Counter[int]()
 
     def timed() -> Iterator[Record]:
@@ -134,6 +141,8 @@ def verify(run: Path, root: Path | None = None, *, labels: bool = True) -> np.nd
 def keep(run: Path, folder: Path) -> None:
     """Keep a verified run for good: all that its rows and their verification need, compressed."""
     make_folder(folder, "kept run")
+    if (folder / "config.json").exists() and read_config(folder)["question"] != read_config(run)["question"]:
+        raise InputError(f"{folder} holds another run already: keep this one elsewhere")
     for name in ("config.json", "certificates.parquet"):
         write_whole(folder / name, (run / name).read_bytes())
     compress(run, folder)

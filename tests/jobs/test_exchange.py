@@ -36,6 +36,12 @@ def test_an_imported_log_goes_out_as_it_came(log, tmp_path):
     assert tiny.cli("export", folder, "--images", "1:").out == HEAD + "".join(LINES[1:])
 
 
+def test_blank_lines_are_no_images(log, tmp_path):
+    log.write_text((HEAD + "".join(LINES)).replace("\n", "\r\n\r\n"))
+    tiny.cli("import", log, "-o", tmp_path / "run")
+    assert len(tiny.cli("export", tmp_path / "run", "--images", "::2").out.split()) == 6 + 2 * 6
+
+
 def test_another_log_does_not_replace_an_imported_one(log, tmp_path):
     folder = tmp_path / "run"
     tiny.cli("import", log, "-o", folder)

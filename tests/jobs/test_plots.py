@@ -121,5 +121,12 @@ def test_letters_and_lines_fit_a_column_whatever_the_number_of_rows(tmp_path):
     assert edge.min() == 255  # nothing is cut off
 
 
+@pytest.mark.usefixtures("words")
+def test_any_name_is_a_legend(tmp_path):
+    curves([entry("_u", [0.1]), entry("a$b_{c$", [0.2])], tmp_path / "curve.svg")
+    assert "_u (ACR 0.100)" in letters(tmp_path / "curve.svg")
+    assert "a$b_{c$" in letters(tmp_path / "curve.svg")
+
+
 def test_28_rows_have_28_styles():
     assert len({tuple(style.values()) for style, _ in zip(_styles(), range(28), strict=False)}) == 28

@@ -159,7 +159,7 @@ def test_a_run_of_other_weights_is_refused(place, shelf):
     config["question"]["model"] = "0" * 64
     (place.run / "config.json").write_text(json.dumps(config))
     done = release(place, shelf)
-    assert done.err == f"ebsc: {place.run} is not a run of {place.model}: its weights are others\n"
+    assert done.err == f"ebsc: {place.run} is not a run of {place.model}: its weights are others, or its sigma\n"
     assert done.status == 2
 
 
@@ -210,3 +210,10 @@ def test_options_are_recalled_from_their_record():
     again = recall(Train, options(train) | {"of_a_later_version": 1})
     assert again == train
     assert command_line(again) == command_line(train)
+
+
+def test_a_run_without_the_denoiser_is_no_headline(place, shelf):
+    tiny.cli(*place.certify("--plain", out="plain"))
+    done = tiny.cli("release", place.model, "--run", place.folder / "plain", "--name", "nice", "--into", shelf)
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert "without the model's denoiser" in done.err

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
+from ebsc import data
 from jobs.entries import Entry, common_images, read_entry
 from jobs.tables import compare, render
 
@@ -29,6 +30,20 @@ def log(tmp_path):
     path = tmp_path / "method_sigma0.25.tsv"
     path.write_text(LOG)
     return path
+
+
+@pytest.fixture
+def peer(place, log):
+    """A log about images of the data set that `place.run` is about."""
+    labels = data.load("digits", "test").labels
+    head, *lines = LOG.splitlines()
+    rows = []
+    for line in lines:
+        index, label, predict, *rest = line.split("\t")
+        truth = str(labels[int(index)])
+        rows.append("\t".join([index, truth, truth if predict == label else "-1", *rest]))
+    log.write_text("\n".join([head, *rows]) + "\n")
+    return log
 
 
 def entry(radius, name="run", index=None, **fields):
@@ -193,8 +208,8 @@ def test_rounding_in_print_does_not_decide_which_row_is_best():
     assert [lower.head.index("r=0.99") in best for best in lower.best] == [False, True]
 
 
-def test_rows_that_were_cut_to_common_images_are_named(place, log):
-    notes = tiny.cli("table", place.run, log).out.split("\n\n")[1]
+def test_rows_that_were_cut_to_common_images_are_named(place, peer):
+    notes = tiny.cli("table", place.run, peer).out.split("\n\n")[1]
     assert "cut to those that all rows have: run (6), method_sigma0.25 (7)." in notes
     assert "cut to" not in tiny.cli("table", place.run).out
 
@@ -206,15 +221,55 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(place):
     assert names == ["place/run", "b/run"]
 
 
-def test_json_has_the_numbers_as_they_are(place, log):
-    said = json.loads(tiny.cli("table", place.run, log, "--format", "json", "--radii", "0.25").out)
-    run, peer = said["rows"]
-    row, _ = common_images([read_entry(place.run), read_entry(log)])
+def test_names_are_told_apart_however_far_up_they_differ(place):
+    one, other = place.folder / "a" / "x" / "run", place.folder / "b" / "x" / "run"
+    for copy in (one, other):
+        shutil.copytree(place.run, copy)
+    names = [row["run"] for row in cells(tiny.cli("table", one, other, "--format", "csv").out)]
+    assert names == ["a/x/run", "b/x/run"]
+    assert tiny.cli("table", one, one).status == 0
+
+
+def test_logs_without_an_ending_keep_their_name_and_sigma(log):
+    paths = [log.with_name("sigma_0.50"), log.with_name("sigma_0.25")]
+    for path in paths:
+        path.write_text(LOG)
+    rows = cells(tiny.cli("table", *paths, "--format", "csv").out)
+    assert [(row["run"], row["sigma"]) for row in rows] == [("sigma_0.50", "0.5"), ("sigma_0.25", "0.25")]
+
+
+def test_rows_about_other_images_are_refused(log):
+    other = log.with_name("other.tsv")
+    other.write_text(LOG.replace("0\t7\t7", "0\t1\t1"))
+    result = tiny.cli("table", log, other)
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert "their labels differ" in result.err
+
+
+def test_a_radius_is_printed_with_all_its_digits():
+    found = compare([entry([0.996094])], (0.99609375, 0.996094))
+    assert found.head[-2:] == ["r=0.99609375", "r=0.996094"]
+
+
+def test_an_abstaining_image_is_right_for_no_label(log):
+    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t-1\t-1\t0.9\t1\t1\n1\t1\t1\t0.5\t1\t1\n")
+    assert read_entry(log).radius.tolist() == [0.0, 0.5]
+
+
+def test_votes_without_the_denoiser_are_named(place):
+    tiny.cli(*place.certify("--plain", out="plain"))
+    assert "plain votes without its model's denoiser" in tiny.cli("table", place.folder / "plain").out
+
+
+def test_json_has_the_numbers_as_they_are(place, peer):
+    said = json.loads(tiny.cli("table", place.run, peer, "--format", "json", "--radii", "0.25").out)
+    run, other = said["rows"]
+    row, _ = common_images([read_entry(place.run), read_entry(peer)])
     assert said["images"] == [0, 60, 120]
     assert (run["acr"], run["clean_accuracy"]) == (row.acr, row.accuracy(0.0))
     assert run["certified_accuracy"] == {"0.25": row.accuracy(0.25)}
     assert (run["n"], run["alpha"], run["draws_per_image"]) == (200, 0.001, row.draws.mean())
-    assert (peer["n"], peer["published"], run["published"]) == (None, True, False)
+    assert (other["n"], other["published"], run["published"]) == (None, True, False)
     assert any("alpha" in note for note in said["notes"])
 
 
@@ -255,11 +310,11 @@ def test_all_published_logs_in_one_table():
         assert row["sigma"] in row["run"].replace("1.00", "1").replace("0.50", "0.5")
 
 
-def test_the_table_can_go_to_a_file_with_a_plot_beside_it(place, log):
+def test_the_table_can_go_to_a_file_with_a_plot_beside_it(place, peer):
     out, plot = place.folder / "table.md", place.folder / "curve.svg"
-    result = tiny.cli("table", place.run, log, "--format", "markdown", "--out", out, "--plot", plot)
+    result = tiny.cli("table", place.run, peer, "--format", "markdown", "--out", out, "--plot", plot)
     assert (result.status, result.out) == (0, "")
-    shown = tiny.cli("table", place.run, log, "--format", "markdown")
+    shown = tiny.cli("table", place.run, peer, "--format", "markdown")
     assert out.read_text() == shown.out
     assert "<svg" in plot.read_text()
     assert "on 3 images" in shown.out  # 0, 60 and 120

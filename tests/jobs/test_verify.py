@@ -2,12 +2,15 @@
 
 import json
 import lzma
+import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny
 
+from cluster import certificates
 from jobs.entries import read_entry
 
 BUDGETS = {
@@ -160,3 +163,32 @@ def test_of_several_runs_all_are_looked_at(place):
     assert done.err == "ebsc: 1 of 2 runs failed: run\n"
     assert "new: verified" in done.out
     assert [path.name for path in (place.folder / "kept").iterdir()] == ["new"]
+
+
+def test_fewer_classes_than_the_data_has_do_not_verify(place):
+    tiny.cli(*place.certify("--two-sided", "--budget", "fixed", out="two"))
+    run = place.folder / "two"
+    rows, spent = certificates.read(run), certificates.seconds(run)
+    fewer = [(n, rows[n].dtype, (9,)) if rows[n].ndim > 1 else (n, rows[n].dtype) for n in rows.dtype.names]
+    tampered = np.zeros(len(rows), fewer)
+    for name in rows.dtype.names:
+        tampered[name] = rows[name][:, :9] if rows[name].ndim > 1 else rows[name]
+    certificates.write(run, tampered, spent)
+    done = tiny.cli("verify", run)
+    assert (done.status, len(done.err.splitlines())) == (1, 1)
+    assert "fewer classes" in done.err
+
+
+def test_runs_of_one_name_are_not_kept_over_each_other(place):
+    other = place.folder / "b" / "run"
+    shutil.copytree(place.run, other)
+    kept = place.folder / "kept"
+    assert tiny.cli("verify", place.run, other, "--keep", kept).status == 2
+    assert not kept.exists()
+    assert tiny.cli("verify", place.run, "--keep", place.folder).status == 2
+
+
+def test_the_ledger_that_was_verified_is_the_one_that_is_kept(place):
+    (place.run / "ledger.jsonl.xz").write_bytes(b"an older one")
+    assert tiny.cli("verify", place.run, "--keep", place.folder / "kept").status == 0
+    assert tiny.cli("verify", place.folder / "kept" / "run").status == 0
