@@ -14,6 +14,7 @@ from bokeh.resources import Resources
 from ebsc.bounds import floor_radius
 from jobs.attacked import Empirical
 from jobs.entries import Entry
+from jobs.options import spelled
 from jobs.plots import COLOURS, STYLES
 from jobs.tables import floor_percent
 
@@ -71,7 +72,7 @@ def certified(curves: Sequence[Curve], radii: Sequence[float]) -> dict[str, Any]
     """The curves of all rows, for ``Bokeh.embed.embed_item``; tables' ``radii`` are exact on each.
 
     Every curve has a source of its own name (``curve-0``, ...) with ``x``, ``y``, and ``at``: the radius up to which
-    ``y`` is certified.
+    ``y`` is certified; ``said`` is that radius in print, rounded down.
     """
     grids = [staircase(curve.entry, radii) for curve in curves]
     reach = max([grid[-1] for grid, _ in grids] + [max(curve.under.radii) for curve in curves if curve.under] + [0.1])
@@ -98,6 +99,7 @@ def certified(curves: Sequence[Curve], radii: Sequence[float]) -> dict[str, Any]
             found = ColumnDataSource(
                 data={
                     "x": list(curve.under.radii),
+                    "said": [spelled(radius) for radius in curve.under.radii],
                     "y": [float(floor_percent(share, curve.under.images)) for share in curve.under.shares],
                 }
             )
@@ -114,7 +116,7 @@ def certified(curves: Sequence[Curve], radii: Sequence[float]) -> dict[str, Any]
         ),
         HoverTool(
             renderers=points,
-            tooltips=[("run", "$name"), ("under attack (estimate)", "@y{0.0} %"), ("at r", "@x{0.000000000}")],
+            tooltips=[("run", "$name"), ("under attack (estimate)", "@y{0.0} %"), ("at r", "@said")],
         ),
     )
     return _item(plot, "curves")
