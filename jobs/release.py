@@ -162,6 +162,7 @@ ebsc certify {name} --images ::20 --n 10000
 
 ```python
 from ebsc import model
+
 net, spec = model.load("{name}")  # net(y): logits of f(xhat(y)) for images y under noise of sigma {spec.sigma:g}
 ```
 
