@@ -15,7 +15,6 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-import tyro
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
@@ -24,7 +23,7 @@ collect_ignore = ["docs/conf.py"]
 
 def parse(example: Example) -> None:
     """Give every `ebsc` command of a shell block to the parser of the program."""
-    from jobs.cli import load
+    from jobs import cli
 
     text = example.parsed.replace("\\\n", " ")
     for name, value in re.findall(r'^(\w+)="(.*)"$', text, re.MULTILINE):
@@ -38,7 +37,7 @@ def parse(example: Example) -> None:
             said = io.StringIO()
             try:
                 with redirect_stderr(said):
-                    tyro.cli(load(words[1]), args=words[2:], console_outputs=True)
+                    cli.parse(cli.load(words[1]), words[2:])
             except SystemExit:
                 raise AssertionError(f"{line.strip()}\n{said.getvalue()}") from None
 
