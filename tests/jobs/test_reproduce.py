@@ -146,7 +146,7 @@ RESULTS = dataclasses.replace(
 def test_the_programme_of_results_runs_to_the_end_and_its_rows_can_be_verified(tmp_path):
     folder = tmp_path / "results"
     log = tmp_path / "peer_sigma0.25.tsv"
-    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t0.25\t1\t0:00:01\n")
+    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t2\t2\t0.25\t1\t0:00:01\n")
     words = ["reproduce", "digits", "--story", "results", "--workers", 0, "-o", folder, "--peers", log]
     with patch.dict(results.PLANS["digits"], minutes=RESULTS):
         done = tiny.cli(*words)
