@@ -24,6 +24,11 @@ LOG = "certificates.tsv"
 FILES = ("certificates.parquet", LOG)
 """What answers the question of a run; moved away when the run is extended."""
 
+_LOGGED = np.dtype(
+    [(name, "i8") for name in ("index", "label", "predicted")]
+    + [(name, "f8") for name in ("radius", "rounding", "seconds")]
+)
+
 
 def correct(certificates: np.ndarray) -> np.ndarray:
     """True where a certificate is for the right class, shape (N,): something is certified, and it is the label."""
@@ -80,12 +85,12 @@ def from_tsv(path: Path) -> np.ndarray:
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
-        log = np.zeros(len(rows), [(name, "i8") for name in ("index", "label", "predicted")] + [("radius", "f8")])
-        for column, name in zip(log.dtype.names or (), ("idx", "label", "predict", "radius"), strict=True):
-            log[column] = [log.dtype[column].type(row[name]) for row in rows]
+        log = np.zeros(len(rows), _LOGGED)
+        for column, name in zip(_LOGGED.names or (), ("idx", "label", "predict", "radius"), strict=False):
+            log[column] = [_LOGGED[column].type(row[name]) for row in rows]
         right = np.array([{"0": False, "1": True}[row["correct"]] for row in rows])
         printed = [Decimal(row["radius"]) for row in rows]
-        spent = [_seconds(row.get("time") or "") for row in rows]
+        log["seconds"] = [_seconds(row.get("time") or "") for row in rows]
     except FileNotFoundError:
         raise InputError(f"{path}: no such run folder or log") from None
     except (OSError, ArithmeticError, KeyError, ValueError, TypeError, csv.Error) as error:
@@ -99,11 +104,8 @@ def from_tsv(path: Path) -> np.ndarray:
     wrong = log["index"][right != (log["predicted"] == log["label"])]
     if len(wrong):
         raise InputError(f"{path} is not {form}: image {wrong[0]} is not correct as label and predict say")
-    result = np.zeros(len(log), [*log.dtype.descr, ("rounding", "f8"), ("seconds", "f8")])
-    for name in log.dtype.names or ():
-        result[name] = log[name]
-    result["rounding"], result["seconds"] = _half_units(log["radius"], printed), spent
-    return result
+    log["rounding"] = _half_units(log["radius"], printed)
+    return log
 
 
 def _half_units(radii: np.ndarray, printed: Sequence[Decimal]) -> np.ndarray:

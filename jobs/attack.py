@@ -26,7 +26,7 @@ from jobs import attacked
 from jobs.attacked import FOUND, Empirical
 from jobs.entries import Entry, read_entry
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.options import parse_images, parse_radii
+from jobs.options import parse_images, parse_radii, spelled
 from jobs.plots import curves
 from jobs.progress import Reporter
 from jobs.provenance import options, own_data, own_model, provenance
@@ -175,7 +175,7 @@ class Attack:
             " estimate: another attack may find worse.",
             inside,
         ]
-        return partial(typeset, ["accuracy", *(f"r={radius:g}" for radius in self.grid)], body, notes)
+        return partial(typeset, ["accuracy", *(f"r={spelled(radius)}" for radius in self.grid)], body, notes)
 
 
 class _Evaluation:

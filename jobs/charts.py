@@ -12,10 +12,10 @@ from bokeh.plotting import figure
 from bokeh.resources import Resources
 
 from ebsc.bounds import floor_radius
+from jobs import plots
 from jobs.attacked import Empirical
 from jobs.entries import Entry
 from jobs.options import spelled
-from jobs.plots import COLOURS, STYLES
 from jobs.tables import floor_percent
 
 __all__ = ["Curve", "certified", "library", "staircase", "style", "training"]
@@ -40,7 +40,8 @@ def library() -> str:
 
 def style(number: int) -> tuple[str, str]:
     """Colour and dash of the row of this number, the same as in ``ebsc table --plot``."""
-    return COLOURS[number % len(COLOURS)], _DASHES[STYLES[number % len(STYLES)]]
+    look = plots.style(number)
+    return look["color"], _DASHES[look["linestyle"]]
 
 
 def staircase(entry: Entry, radii: Sequence[float], most: int = 400) -> tuple[np.ndarray, np.ndarray]:

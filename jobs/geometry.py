@@ -13,9 +13,9 @@ from ebsc.data import Dataset, Split
 from ebsc.errors import InputError
 from ebsc.model import check_sigma
 from jobs.entries import Entry, read_entry
-from jobs.options import parse_images, parse_numbers, parse_radii
+from jobs.options import parse_images, parse_numbers, parse_radii, spelled
 from jobs.provenance import check_images
-from jobs.tables import Format, floor_percent, notes, put, typeset
+from jobs.tables import Format, ceil_percent, floor_percent, notes, put, typeset
 
 __all__ = ["Geometry"]
 
@@ -154,9 +154,9 @@ def _accuracies(
 ) -> str:
     """The table of a column a radius."""
     images = len(predicted[0].index)
-    head = ["certified accuracy", "sigma", *(f"r={radius:g}" for radius in radii)]
+    head = ["certified accuracy", "sigma", *(f"r={spelled(radius)}" for radius in radii)]
     # a bound from above, so rounded up
-    bound = [f"{-(-1000 * count // images) / 10:.1f}" for count in most.tolist()]
+    bound = [ceil_percent(count / images, images) for count in most.tolist()]
     body = [["no classifier exceeds (proof)", "", *bound]]
     for row in [row for guess in predicted for row in (guess, *(run for run in runs if run.sigma == guess.sigma))]:
         shares = [floor_percent(row.accuracy(radius), images) for radius in radii]

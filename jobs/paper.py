@@ -11,7 +11,7 @@ from ebsc.walkjump import Walk
 from jobs.attack import Attack
 from jobs.fitting import Watch
 from jobs.geometry import Geometry
-from jobs.options import parse_radii
+from jobs.options import parse_radii, spelled
 from jobs.sample import Sample
 from jobs.story import Setting, Step
 from jobs.theory import Theory
@@ -186,7 +186,7 @@ def _looks(setting: Setting, plan: Budget, middle: str, runs: list[str]) -> Iter
         run_folder=setting.run(runs[-1]),
         data_root=setting.data_root,
         images=plan.attacked,
-        radii=",".join(f"{radius:g}" for radius in parse_radii(plan.radii) if radius),
+        radii=",".join(spelled(radius) for radius in parse_radii(plan.radii) if radius),
         pgd=plan.pgd,
         n=plan.n,
         precision=plan.precision,

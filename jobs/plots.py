@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,14 @@ from jobs.attacked import Empirical
 from jobs.entries import Entry
 from jobs.theory import Point, Problem, Region
 
-__all__ = ["COLOURS", "STYLES", "curves", "denoised", "distances", "draws", "radii", "theory", "training", "walks"]
+__all__ = ["curves", "denoised", "distances", "draws", "radii", "style", "theory", "training", "walks"]
 
 WIDTH = 5.0
 """Inches; 3.3 is a column of a paper."""
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-"""Okabe & Ito: told apart by colour-blind readers."""
-STYLES = ["-", "--", "-.", ":"]
-"""Of lines: they tell them apart in grey."""
+# Okabe & Ito: told apart by colour-blind readers; line styles tell them apart in grey
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+_STYLES = ["-", "--", "-.", ":"]
 
 
 def curves(
@@ -48,18 +46,18 @@ def curves(
     ``attacked``: for rows by name, what an attack left standing, drawn as points.
     """
     with _axes(path, width) as axes:
-        for entry, style in zip(entries, _styles(), strict=False):
+        for number, entry in enumerate(entries):
             # exact staircase: the share of images whose radius is at least r falls by 1/N at each certified radius
             radii = np.sort(entry.radius[entry.radius > 0])
             shares = 100 * np.arange(len(radii), 0, -1) / len(entry.radius)
             steps = np.concatenate([[0], radii]), np.concatenate([[100 * len(radii) / len(entry.radius)], shares])
-            axes.step(*steps, where="pre", label=f"{entry.name} (ACR {floor_radius(entry.acr)})", **style)
+            axes.step(*steps, where="pre", label=f"{entry.name} (ACR {floor_radius(entry.acr)})", **style(number))
             if attacked and entry.name in attacked:
                 under = attacked[entry.name]
                 fewer = f", {under.images} images" if under.images < len(entry.index) else ""
                 label = f"{entry.name} under attack (estimate{fewer})"
                 shares = 100 * np.array(under.shares)
-                axes.plot(under.radii, shares, "v:", color=style["color"], markersize=4, label=label)
+                axes.plot(under.radii, shares, "v:", color=style(number)["color"], markersize=4, label=label)
         certified = "accuracy (%)" if attacked else "certified accuracy (%)"
         axes.set(xlabel="L2 radius (pixels on [0, 1])", ylabel=certified, ylim=(0, 100))
         axes.set_xlim(left=0)
@@ -71,12 +69,12 @@ def radii(entries: Sequence[Entry], path: Path, width: float = WIDTH) -> None:
     step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, most) if most <= 50 * step)
     bins = step * np.arange(int(most / step) + 2)  # a bin holds whole units of radii that were rounded in print
     with _axes(path, width) as axes:
-        for entry, style in zip(entries, _styles(), strict=False):
+        for number, entry in enumerate(entries):
             right = entry.radius > 0
             none, wrong = (100 * float(part.mean()) for part in (entry.abstained, ~right & ~entry.abstained))
             counts = np.histogram(entry.radius[right], bins)[0]
             label = f"{entry.name} (abstains {none:.1f}%, wrong {wrong:.1f}%)"
-            axes.stairs(100 * counts / len(entry.radius), bins, label=label, **style)
+            axes.stairs(100 * counts / len(entry.radius), bins, label=label, **style(number))
         axes.set(xlabel="certified L2 radius (pixels on [0, 1])", ylabel=f"images in a bin of {step:.2g} (%)")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
@@ -89,13 +87,13 @@ def draws(entries: Sequence[Entry], path: Path, width: float = WIDTH) -> None:
         InputError: a row does not say how many draws its images took.
     """
     with _axes(path, width) as axes:
-        for entry, style in zip(entries, _styles(), strict=False):
+        for number, entry in enumerate(entries):
             if entry.draws is None:
                 raise InputError(f"{entry.name} is a log: it does not say how many draws each image took")
             spent = np.sort(entry.draws)
             shares = 100 * np.arange(1, len(spent) + 1) / len(spent)
             label = f"{entry.name} (mean {spent.mean():,.0f})"
-            axes.step(spent, shares, where="post", label=label, **style)
+            axes.step(spent, shares, where="post", label=label, **style(number))
         axes.set(xlabel="draws of an image", ylabel="images that took no more (%)", xscale="log", ylim=(0, 100))
 
 
@@ -111,9 +109,9 @@ def training(
         width: inches.
     """
     with _axes(path, width) as axes:
-        for (name, course), style in zip(courses.items(), _styles(), strict=False):
+        for number, (name, course) in enumerate(courses.items()):
             steps, values = np.array(course).T
-            axes.plot(steps, values, label=name, marker="." if len(steps) < 20 else None, **style)
+            axes.plot(steps, values, label=name, marker="." if len(steps) < 20 else None, **style(number))
         lowest = min(value for course in courses.values() for _, value in course)
         axes.set(xlabel="step", ylabel=quantity, yscale="log" if "loss" in quantity and lowest > 0 else "linear")
 
@@ -158,13 +156,13 @@ def distances(other: np.ndarray, same: np.ndarray, errors: Mapping[float, float]
     left, right = figure.subplots(1, 2)
     shares = 100 * np.arange(1, len(other) + 1) / len(other)
     for values, label, style in ((same, "nearest of its own class", 1), (other, "nearest of another class", 0)):
-        left.step(np.sort(values), shares, where="post", label=label, color=COLOURS[style], linestyle=STYLES[style])
+        left.step(np.sort(values), shares, where="post", label=label, color=_COLOURS[style], linestyle=_STYLES[style])
     for number, sigma in enumerate(errors):
         left.axvline(
             shell(sigma, dimension)[0],
             label=f"radius of the shell, sigma {sigma:g}",
-            color=COLOURS[2 + number % 5],
-            linestyle=STYLES[2 + number % 2],
+            color=_COLOURS[2 + number % 5],
+            linestyle=_STYLES[2 + number % 2],
         )
     left.set(
         xlabel="L2 distance (pixels on [0, 1])", ylabel="images with a training image that near (%)", ylim=(0, 100)
@@ -177,7 +175,7 @@ def distances(other: np.ndarray, same: np.ndarray, errors: Mapping[float, float]
         "of their shells, at the median distance": [shell_overlap(typical, sigma, dimension) for sigma in sigmas],
     }
     for (label, mass), style in zip(masses.items(), (0, 1), strict=True):
-        right.plot(sigmas, 100 * np.array(mass), label=label, color=COLOURS[style], linestyle=STYLES[style])
+        right.plot(sigmas, 100 * np.array(mass), label=label, color=_COLOURS[style], linestyle=_STYLES[style])
     right.plot(
         list(errors),
         [100 * error for error in errors.values()],
@@ -200,7 +198,7 @@ def theory(rows: Sequence[Sequence[Problem]], points: Sequence[Point], region: R
     left, right = figure.subplots(1, 2)
     fine = np.linspace(rows[0][0].angle, rows[-1][0].angle, 61)
     for number, problem in enumerate(rows[0]):
-        colour = "#000000" if problem.plain else COLOURS[(number - 1) % len(COLOURS)]
+        colour = "#000000" if problem.plain else _COLOURS[(number - 1) % len(_COLOURS)]
         label = "plain: the margin" if problem.plain else f"EBSC, s = {problem.s:g}"
         radii = [replace(problem, angle=float(angle)).at_mean for angle in fine]
         left.plot(fine, radii, color=colour, linestyle="--" if problem.plain else "-", label=label)
@@ -220,7 +218,7 @@ def theory(rows: Sequence[Sequence[Problem]], points: Sequence[Point], region: R
 def _plane(figure: Figure, axes: Axes, region: Region) -> None:
     """What denoising adds to the signed radius, and the boundaries of both classifiers."""
     problem, axis, most = region.problem, region.axis, max(float(np.abs(region.gain).max()), 1e-9)
-    colours = LinearSegmentedColormap.from_list("gain", [COLOURS[1], "#FFFFFF", COLOURS[0]])
+    colours = LinearSegmentedColormap.from_list("gain", [_COLOURS[1], "#FFFFFF", _COLOURS[0]])
     image = axes.contourf(axis, axis, region.gain, 12, cmap=colours, vmin=-most, vmax=most)
     figure.colorbar(image, ax=axes, label="signed radius: EBSC minus plain")
     names = {
@@ -239,10 +237,9 @@ def _plane(figure: Figure, axes: Axes, region: Region) -> None:
     axes.legend(fontsize="small", loc="lower left")
 
 
-def _styles() -> Iterator[dict[str, Any]]:
-    """Colour and line style of one row after the other: 28 pairs, as 7 and 4 have no common divisor."""
-    for number in count():
-        yield {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number % len(STYLES)]}
+def style(number: int) -> dict[str, Any]:
+    """Colour and line style of the row of this number: 28 pairs, as 7 and 4 have no common divisor."""
+    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _STYLES[number % len(_STYLES)]}
 
 
 @contextmanager

@@ -73,13 +73,7 @@ class Report:
         entries = side_by_side(self.rows)
         own = partial(own_data, data_root=self.data_root, load=cache(data.load))
         rows = [
-            _Row(
-                number=number,
-                path=path,
-                entry=entry,
-                data=own,
-                allow=self.allow,
-            )
+            _Row(number=number, path=path, entry=entry, data=own, allow=self.allow)
             for number, (path, entry) in enumerate(zip(self.rows, entries, strict=True))
         ]
         page = self._page(rows, radii)

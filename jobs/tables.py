@@ -20,7 +20,18 @@ from ebsc.files import write_whole
 from jobs.entries import Entry, side_by_side
 from jobs.options import parse_radii, spelled
 
-__all__ = ["Comparison", "Format", "Table", "compare", "floor_percent", "notes", "put", "render", "typeset"]
+__all__ = [
+    "Comparison",
+    "Format",
+    "Table",
+    "ceil_percent",
+    "compare",
+    "floor_percent",
+    "notes",
+    "put",
+    "render",
+    "typeset",
+]
 
 Format = Literal["text", "markdown", "latex", "csv", "json"]
 _TABULATE = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}
@@ -114,8 +125,8 @@ def _spreads(entries: list[Entry], radii: tuple[float, ...]) -> Iterator[list[st
         # counts, not shares, so that nothing is rounded before it is printed
         counts = [[round(images * entry.abstained.mean()) for entry in group]]
         counts += [[round(images * entry.accuracy(radius)) for entry in group] for radius in radii]
-        means = [f"{1000 * sum(row) // (images * len(group)) / 10:.1f}" for row in counts]
-        ranges = [f"{-(-1000 * (max(row) - min(row)) // images) / 10:.1f}" for row in counts]
+        means = [floor_percent(sum(row) / (images * len(group)), images * len(group)) for row in counts]
+        ranges = [ceil_percent((max(row) - min(row)) / images, images) for row in counts]
         blank = [""] * 4
         yield [f"{name}: mean of {len(group)} seeds", *blank, floor_radius(sum(acrs) / len(acrs)), *means]
         yield [f"{name}: spread", *blank, f"{ceil(1000 * (max(acrs) - min(acrs))) / 1000:.3f}", *ranges]
@@ -149,6 +160,11 @@ def _acr(entry: Entry) -> tuple[float, float]:
 def floor_percent(share: float, images: int) -> str:
     """A share of images in per cent, rounded down to a tenth: a printed accuracy is never above the true one."""
     return f"{round(share * images) * 1000 // images / 10:.1f}"
+
+
+def ceil_percent(share: float, images: int) -> str:
+    """A share of images in per cent, rounded up to a tenth: for what is said to be no more than that."""
+    return f"{-(-1000 * round(share * images) // images) / 10:.1f}"
 
 
 def render(
@@ -260,7 +276,7 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
         false = false_certificates(len(images), alpha, rho)
         notes.append(
             f"Alpha {alpha:g}: with probability {1 - rho:g}, no more than {false} of the {len(images)} are wrong: less"
-            f" {-(-1000 * false // len(images)) / 10:.1f} points, a column holds for the whole set at once."
+            f" {ceil_percent(false / len(images), len(images))} points, a column holds for the whole set at once."
         )
     if any(entry.whole > len(images) for entry in entries):
         more = ", ".join(f"{entry.name} ({entry.whole})" for entry in entries if entry.whole > len(images))
@@ -296,14 +312,16 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
 
 def _rounding_note(logs: list[str], entries: list[Entry], radii: tuple[float, ...]) -> str:
     """What rounding in print does to the rows that are logs."""
+    images = len(entries[0].index)
     which = ", ".join(logs) if len(logs) <= 3 else f"{len(logs)} of the rows"
     gaps = {radius: max(most - least for least, most in (e.accuracies(radius) for e in entries)) for radius in radii}
     worst = max(gaps, key=lambda radius: gaps[radius])
     note = f"Published logs, whose radii are rounded to nearest in print and are taken as they stand: {which}."
     if gaps[worst]:
+        points = f"{ceil_percent(gaps[worst], images)} points (r={spelled(worst)})"
         note += (
-            f" The rounding may change an accuracy by {100 * gaps[worst]:.1f} points (r={spelled(worst)}) at most:"
-            " where it could decide which row is best, all that may be are marked."
+            f" The rounding may change an accuracy by {points} at most: where it could decide which row is best, all"
+            " that may be are marked."
         )
     return note
 

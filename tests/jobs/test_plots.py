@@ -10,7 +10,7 @@ from PIL import Image
 from ebsc import data
 from ebsc.errors import InputError
 from jobs.entries import Entry
-from jobs.plots import _styles, curves, denoised, draws, radii, training
+from jobs.plots import curves, denoised, draws, radii, style, training
 
 
 def entry(name, radius):
@@ -129,4 +129,4 @@ def test_any_name_is_a_legend(tmp_path):
 
 
 def test_28_rows_have_28_styles():
-    assert len({tuple(style.values()) for style, _ in zip(_styles(), range(28), strict=False)}) == 28
+    assert len({tuple(style(number).values()) for number in range(28)}) == 28
