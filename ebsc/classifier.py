@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ebsc.errors import InputError
 from ebsc.networks import check_width
 
-__all__ = ["LeNet", "Linear", "ResNet", "build"]
+__all__ = ["CNN", "LeNet", "Linear", "ResNet", "build"]
 
 
 class Linear(nn.Module):
@@ -45,15 +45,44 @@ class LeNet(nn.Module):
         return self.fc2(relu(self.fc1(torch.flatten(x, 1))))
 
 
+class CNN(nn.Module):
+    """Four convolutions and a hidden layer with batch normalisation: more of a network than LeNet, and faster.
+
+    Images are folded 2 x 2 into channels first (odd sides are padded), where noise hides what is finer anyway; half-way
+    the resolution is halved again. On MNIST 4.8 million multiplications and 0.9 million weights at the default widths.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], n_classes: int, width: int = 32, hidden: int = 256) -> None:
+        super().__init__()
+        check_width(width)
+        check_width(hidden)
+        channels, height, width_px = shape
+        self.pad = (0, width_px % 2, 0, height % 2)
+        cells = -(-height // 4) * -(-width_px // 4)
+        self.layers = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            *_convolution(4 * channels, width, 1),
+            *_convolution(width, width, 1),
+            *_convolution(width, 2 * width, 2),
+            *_convolution(2 * width, 2 * width, 1),
+            nn.Flatten(),
+            nn.Linear(2 * width * cells, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(hidden, n_classes)
+
+    def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class"]:
+        return self.head(self.layers(nn.functional.pad(x, self.pad)))
+
+
 class ResNet(nn.Module):
     """A small residual network with batch normalisation: three stages of ``width``, 2 and 4 times ``width``."""
 
     def __init__(self, shape: tuple[int, int, int], n_classes: int, width: int = 32) -> None:
         super().__init__()
         check_width(width)
-        self.stem = nn.Sequential(
-            nn.Conv2d(shape[0], width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
+        self.stem = nn.Sequential(*_convolution(shape[0], width, 1))
         self.stages = nn.Sequential(
             _ResidualBlock(width, width, 1),
             _ResidualBlock(width, 2 * width, 2),
@@ -69,9 +98,7 @@ class _ResidualBlock(nn.Module):
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
+            *_convolution(channels, width, stride),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
         )
@@ -83,11 +110,21 @@ class _ResidualBlock(nn.Module):
         return nn.functional.relu(self.body(x) + self.skip(x))
 
 
-_KINDS: dict[str, type[Linear] | type[LeNet] | type[ResNet]] = {"linear": Linear, "lenet": LeNet, "resnet": ResNet}
+def _convolution(channels: int, width: int, stride: int) -> tuple[nn.Module, ...]:
+    """3 x 3, with batch normalisation and ReLU."""
+    return nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+
+
+_KINDS: dict[str, type[Linear] | type[LeNet] | type[CNN] | type[ResNet]] = {
+    "linear": Linear,
+    "lenet": LeNet,
+    "cnn": CNN,
+    "resnet": ResNet,
+}
 
 
 def build(kind: str, shape: tuple[int, int, int], n_classes: int, **options: Any) -> nn.Module:
-    """A classifier by name: ``linear``, ``lenet`` or ``resnet``.
+    """A classifier by name: ``linear``, ``lenet``, ``cnn`` or ``resnet``.
 
     Raises:
         InputError: unknown name, or images too small for it.

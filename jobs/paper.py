@@ -19,7 +19,7 @@ from jobs.train import Train
 
 __all__ = ["PLANS", "Budget"]
 
-Classifier = Literal["linear", "lenet", "resnet"]
+Classifier = Literal["linear", "lenet", "cnn", "resnet"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ class Programme:
     baseline_changes: dict[str, Any] = field(default_factory=dict)
     sigmas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     middle: float = 0.5
-    classifiers: tuple[Literal["linear", "lenet", "resnet"], ...] = ("lenet", "resnet")
+    classifiers: tuple[Literal["linear", "lenet", "cnn", "resnet"], ...] = ("lenet", "resnet")
     seeds: tuple[int, ...] = (0,)
     objectives: tuple[str, ...] = ("gaussian", "consistency", "catrs")
     epsilons: tuple[float, ...] = (0.5, 2.0)

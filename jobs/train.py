@@ -34,7 +34,7 @@ from jobs.record import is_main
 __all__ = ["Train"]
 
 Denoiser = Literal["residual", "scalar", "mixture", "network", "none"]
-Classifier = Literal["linear", "lenet", "resnet"]
+Classifier = Literal["linear", "lenet", "cnn", "resnet"]
 
 _MADE = ("config.json", "model.json", "model.safetensors", "metrics.jsonl", "checkpoint", "tensorboard")
 """What a training leaves in its folder."""
@@ -88,7 +88,7 @@ class Train:
     """Python modules of your own that may be imported for the model; see `ebsc certify --help`."""
     start_from: Path | None = None
     """Model folder, or name of a released model, whose denoiser to take, and whose classifier too if it is of the same
-    kind; the energy is not trained again."""
+    kind. The energy is not trained again; one of another sigma is trained on, as --energy says."""
     objective: Literal["clean", "gaussian", "stability", "smoothadv", "consistency", "macer", "smoothmix", "catrs"] = (
         "clean"
     )
@@ -230,7 +230,7 @@ class Train:
             fitting = Fitting(
                 net=net, train=train, held=held, folder=self.folder, device=device, watch=self.watch, hold=hold
             )
-            self._parts(fitting)
+            self._parts(fitting, trained=start is not None and start[1].sigma == self.sigma)
             if is_main():
                 net = model.unpack(*model.pack(net, spec), allow=self.allow)  # what will be read back
                 figures = _evaluate(net, test, device) | {"seconds": round(time.monotonic() - started, 1)}
@@ -247,12 +247,12 @@ class Train:
                 return
         clear(self.folder, _MADE)
 
-    def _parts(self, fitting: Fitting) -> None:
-        """The energy, then the classifier or both."""
+    def _parts(self, fitting: Fitting, *, trained: bool) -> None:
+        """The energy, unless it is trained already, then the classifier or both."""
         net, levels = fitting.net, fitting.train.levels
         if self.denoiser == "mixture" and not self.start_from:
             net.denoiser = self._mixture(fitting.train)
-        elif self.denoiser != "none" and not self.start_from:
+        elif self.denoiser not in ("none", "mixture") and not trained:
             net.classifier.requires_grad_(False)
             fitting.part(
                 "energy", f"{self.denoiser} denoiser", training.denoising(net, levels, self.energy.compile), self.energy
@@ -326,12 +326,12 @@ class Train:
         net = model.build(spec, self.allow)
         if start:
             given, theirs = start
-            if theirs.sigma != spec.sigma or theirs.shape != spec.shape or theirs.denoiser != spec.denoiser:
+            if theirs.shape != spec.shape or theirs.denoiser != spec.denoiser:
                 raise InputError(
-                    f"{self.start_from} has sigma {theirs.sigma:g}, shape {theirs.shape}, denoiser {theirs.denoiser};"
-                    f" asked for are {spec.sigma:g}, {spec.shape}, {spec.denoiser}"
+                    f"{self.start_from} has shape {theirs.shape}, denoiser {theirs.denoiser};"
+                    f" asked for are {spec.shape}, {spec.denoiser}"
                 )
-            net.denoiser = given.denoiser
+            net.denoiser.load_state_dict(given.denoiser.state_dict())
             if theirs.classifier == spec.classifier and theirs.n_classes == spec.n_classes:
                 net.classifier = given.classifier
         return spec, net
