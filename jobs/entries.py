@@ -11,7 +11,7 @@ from cluster import certificates
 from cluster.folder import read_config
 from ebsc.errors import InputError
 
-__all__ = ["Entry", "common_images", "log_name", "named_sigma", "read_entry", "side_by_side"]
+__all__ = ["Entry", "common_images", "envelopes", "log_name", "named_sigma", "read_entry", "side_by_side"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,21 @@ class Entry:
     def acr(self) -> float:
         """Average certified radius; wrong or abstaining images count 0."""
         return float(self.radius.mean())
+
+
+def envelopes(entries: Sequence[Entry]) -> dict[str, tuple[Entry, list[Entry]]]:
+    """Of our rows and of published logs, by name: the best at each radius of those that are sound, and which these are.
+
+    The best is a row too, though that of no one network: its k-th largest radius is the largest k-th of any row.
+    """
+    found = {}
+    for name, published in (("envelope", False), ("envelope of published logs", True)):
+        rows = [entry for entry in entries if entry.published == published and entry.sound]
+        if rows:
+            radius = np.max([np.sort(row.radius) for row in rows], axis=0)
+            none = np.zeros(len(radius), dtype=bool)
+            found[name] = Entry(name=name, index=rows[0].index, radius=radius, abstained=none), rows
+    return found
 
 
 def read_entry(path: Path) -> Entry:

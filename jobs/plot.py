@@ -26,6 +26,8 @@ class Plot:
 
     Example: ebsc plot runs/ebsc logs/gaussian_sigma0.50.tsv -o curve.pdf --width 3.3
 
+    Example: ebsc plot runs/* logs/*.tsv --envelope -o envelope.pdf
+
     Example: ebsc plot models/* --kind training --quantity acr -o training.svg
     """
 
@@ -39,6 +41,8 @@ class Plot:
     """Inches; 3.3 is a column of a paper. Letters keep their size."""
     attacks: bool = True
     """Draw accuracy under attack beside certified curves, where there is one."""
+    envelope: bool = False
+    """Curves: draw the best of our rows, and of the published logs, at each radius, over the rows themselves."""
     quantity: str = "loss"
     """Of a training, as metrics.jsonl names them: loss, acr, clean, images_per_second, ...; another is answered with
     the list."""
@@ -57,7 +61,7 @@ class Plot:
         else:
             entries = side_by_side(self.rows)
             if self.kind == "curves":
-                plots.curves(entries, out, self._attacked(entries), self.width)
+                plots.curves(entries, out, self._attacked(entries), self.width, envelope=self.envelope)
             else:
                 {"radii": plots.radii, "draws": plots.draws}[self.kind](entries, out, self.width)
         print(f"written to {out}")
@@ -65,7 +69,7 @@ class Plot:
     def _attacked(self, entries: Sequence[Entry]) -> dict[str, Empirical]:
         """What attacks left standing of the rows that were attacked, by name."""
         found = {}
-        for path, entry in zip(self.rows if self.attacks else (), entries, strict=False):
+        for path, entry in zip(self.rows if self.attacks and not self.envelope else (), entries, strict=False):
             if under := empirical(of_run(path), entry.index):
                 found[entry.name] = under
         return found

@@ -1,5 +1,6 @@
 """Figures: certified accuracy, radii, draws, trainings, images, walks, distances between classes, the exact case."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +23,7 @@ from ebsc.geometry import overlap, shell, shell_overlap
 from ebsc.model import Ebsc
 from ebsc.validation import pictures
 from jobs.attacked import Empirical
-from jobs.entries import Entry
+from jobs.entries import Entry, envelopes
 from jobs.theory import Point, Problem, Region
 
 __all__ = ["curves", "denoised", "distances", "draws", "radii", "style", "theory", "training", "walks"]
@@ -40,18 +41,22 @@ def curves(
     path: Path,
     attacked: Mapping[str, Empirical] | None = None,
     width: float = WIDTH,
+    *,
+    envelope: bool = False,
 ) -> None:
     """Certified accuracy against radius, one step curve a row; the ending of ``path`` chooses the format.
 
-    ``attacked``: for rows by name, what an attack left standing, drawn as points.
+    ``attacked``: for rows by name, what an attack left standing, drawn as points. ``envelope``: the best of our rows
+    and of published logs at each radius, over the rows that they are the best of, in the background.
     """
     with _axes(path, width) as axes:
-        for number, entry in enumerate(entries):
-            # exact staircase: the share of images whose radius is at least r falls by 1/N at each certified radius
-            radii = np.sort(entry.radius[entry.radius > 0])
-            shares = 100 * np.arange(len(radii), 0, -1) / len(entry.radius)
-            steps = np.concatenate([[0], radii]), np.concatenate([[100 * len(radii) / len(entry.radius)], shares])
-            axes.step(*steps, where="pre", label=f"{entry.name} (ACR {floor_radius(entry.acr)})", **style(number))
+        for number, (name, (best, rows)) in enumerate(envelopes(entries).items() if envelope else ()):
+            for row in rows:
+                axes.step(*_staircase(row), where="pre", color=style(number)["color"], linewidth=0.4, alpha=0.6)
+            axes.step(*_staircase(best), where="pre", label=f"{name} ({len(rows)} rows)", **style(number))
+        for number, entry in enumerate(() if envelope else entries):
+            label = f"{entry.name} (ACR {floor_radius(entry.acr)})"
+            axes.step(*_staircase(entry), where="pre", label=label, **style(number))
             if attacked and entry.name in attacked:
                 under = attacked[entry.name]
                 fewer = f", {under.images} images" if under.images < len(entry.index) else ""
@@ -61,6 +66,13 @@ def curves(
         certified = "accuracy (%)" if attacked else "certified accuracy (%)"
         axes.set(xlabel="L2 radius (pixels on [0, 1])", ylabel=certified, ylim=(0, 100))
         axes.set_xlim(left=0)
+
+
+def _staircase(entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+    """Radii, and per cent of images whose radius is at least that: falls by 1/N at each certified radius."""
+    radii = np.sort(entry.radius[entry.radius > 0])
+    shares = 100 * np.arange(len(radii), 0, -1) / len(entry.radius)
+    return np.concatenate([[0], radii]), np.concatenate([[100 * len(radii) / len(entry.radius)], shares])
 
 
 def radii(entries: Sequence[Entry], path: Path, width: float = WIDTH) -> None:
@@ -250,7 +262,9 @@ def _axes(path: Path, width: float) -> Iterator[Axes]:
         axes = figure.subplots()
         axes.grid(alpha=0.3)
         yield axes
-        handles = [*axes.lines, *(patch for patch in axes.patches if patch.get_label())]
+        # matplotlib calls a line without a label _childN
+        named = [line for line in axes.lines if not re.fullmatch(r"_child\d+", str(line.get_label()))]
+        handles = [*named, *(patch for patch in axes.patches if patch.get_label())]
         labels = [str(handle.get_label()).replace("$", r"\$") for handle in handles]
         columns = max(1, min(len(labels), int(width / (0.3 + 0.055 * max(map(len, labels))))))
         figure.set_figheight(0.68 * width + 0.16 * -(-len(labels) // columns))

@@ -17,7 +17,7 @@ from tabulate import tabulate
 from ebsc.bounds import false_certificates, floor_radius
 from ebsc.errors import InputError
 from ebsc.files import write_whole
-from jobs.entries import Entry, side_by_side
+from jobs.entries import Entry, envelopes, side_by_side
 from jobs.options import parse_radii, spelled
 
 __all__ = [
@@ -98,12 +98,9 @@ def compare(
             "Mean and spread (largest less smallest) are over trainings of other seeds: an estimate of what to expect."
         )
     if envelope:
-        for name, published in (("envelope", False), ("envelope of published logs", True)):
-            mine = [entry for entry in entries if entry.published == published and entry.sound]
-            if mine:
-                most = [max(entry.accuracy(radius) for entry in mine) for radius in radii]
-                body.append([name, *[""] * 6, *(floor_percent(share, images) for share in most)])
-                best.append(set())
+        for name, (row, _) in envelopes(entries).items():
+            body.append([name, *[""] * 6, *(floor_percent(row.accuracy(radius), images) for radius in radii)])
+            best.append(set())
         said.append(
             "Envelope: at each radius the best row, of those that are sound. No one network does it; so the field"
             f" compares methods. The best of {len(entries)} rows is chosen after all are seen: what holds for the whole"
@@ -351,7 +348,7 @@ class Table:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Write here instead of to the terminal."""
     plot: Path | None = None
-    """Also draw certified accuracy against radius: .png, .svg or .pdf."""
+    """Also draw certified accuracy against radius, as `ebsc plot` does: .png, .svg or .pdf."""
 
     def run(self) -> None:
         """Print or write the table."""
@@ -363,7 +360,7 @@ class Table:
         if self.plot:
             from jobs.plots import curves
 
-            curves(entries, self.plot)
+            curves(entries, self.plot, envelope=self.envelope)
 
 
 if __name__ == "__main__":

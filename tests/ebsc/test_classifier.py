@@ -12,7 +12,7 @@ from ebsc.errors import InputError
     [
         *(("linear", shape) for shape in [(1, 8, 8), (3, 9, 11), (1, 1, 2)]),
         *(("lenet", shape) for shape in [(1, 28, 28), (3, 32, 32), (1, 16, 16), (2, 17, 19)]),
-        *(("resnet", shape) for shape in [(1, 8, 8), (3, 32, 32), (3, 9, 11), (1, 1, 2)]),
+        *((kind, shape) for kind in ("cnn", "resnet") for shape in [(1, 8, 8), (3, 32, 32), (3, 9, 11), (1, 1, 2)]),
     ],
 )
 def test_logits_of_an_image_do_not_depend_on_its_neighbours(kind, shape):
@@ -34,9 +34,12 @@ def test_the_lenet_on_mnist_has_as_many_weights_as_the_published_one():
     assert sum(weight.numel() for weight in classifier.build("lenet", (1, 28, 28), 10).parameters()) == 431_080
 
 
-def test_the_width_of_a_resnet_can_be_chosen():
-    narrow, wide = (classifier.build("resnet", (1, 8, 8), 10, width=width) for width in (4, 8))
-    assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in wide.parameters()) / 3
+@pytest.mark.parametrize(("kind", "option"), [("resnet", "width"), ("cnn", "width"), ("cnn", "hidden")])
+def test_the_width_of_a_network_can_be_chosen(kind, option):
+    narrow, wide = (classifier.build(kind, (1, 8, 8), 10, **{option: size}) for size in (4, 256))
+    assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in wide.parameters()) / 1.5
+    with pytest.raises(InputError, match="width must be at least 1, not 0"):
+        classifier.build(kind, (1, 8, 8), 10, **{option: 0})
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 15, 28), (1, 28, 15)])
@@ -46,5 +49,5 @@ def test_a_lenet_refuses_images_too_small_for_it(shape):
 
 
 def test_an_unknown_classifier_is_refused_with_the_known_ones_named():
-    with pytest.raises(InputError, match=r"'vgg'.*linear, lenet, resnet"):
+    with pytest.raises(InputError, match=r"'vgg'.*linear, lenet, cnn, resnet"):
         classifier.build("vgg", (1, 8, 8), 10)

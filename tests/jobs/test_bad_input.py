@@ -354,12 +354,7 @@ CASES["save_before_now"] = lambda place: train(place, "--watch.save=-1"), "not n
 CASES["start_from_nowhere"] = lambda place: train(place, "--start-from", "nowhere"), "nowhere is not a model folder"
 
 
-@case("has sigma 0.25, .*asked for are 1, ")
-def start_from_another_sigma(place):
-    return train(place, "--start-from", place.model, "--width", 8, "--sigma", 1)
-
-
-@case("has sigma .*'width': 8}; asked for are .*'width': 4}")
+@case("has shape .*'width': 8}; asked for are .*'width': 4}")
 def start_from_another_width(place):
     return train(place, "--start-from", place.model, "--sigma", 0.25)
 

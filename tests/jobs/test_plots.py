@@ -9,7 +9,7 @@ from PIL import Image
 
 from ebsc import data
 from ebsc.errors import InputError
-from jobs.entries import Entry
+from jobs.entries import Entry, envelopes
 from jobs.plots import curves, denoised, draws, radii, style, training
 
 
@@ -48,6 +48,20 @@ def test_the_legend_does_not_round_up(tmp_path):
         curves([entry("almost a half", [0.4999, 0.4999])], tmp_path / "curve.svg")
     text = (tmp_path / "curve.svg").read_text()
     assert "almost a half (ACR 0.499)" in text
+
+
+def test_the_envelope_is_drawn_over_its_rows_and_alone_has_a_name(tmp_path):
+    log = entry("log", [0.5, 0.5, 0.0, 0.0])
+    rows = [*ENTRIES, replace(log, rounding=np.zeros(4)), replace(ENTRIES[0], name="float", sound=False)]
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        curves(rows, tmp_path / "curve.svg", envelope=True)
+    text = (tmp_path / "curve.svg").read_text()
+    assert "envelope (2 rows)" in text
+    assert "envelope of published logs (1 rows)" in text
+    assert not {"one", "other", "log", "float"} & set(re.findall(r">([^<]+)</text>", text))
+    best = envelopes(rows)["envelope"][0]
+    for radius in np.linspace(0, 1.3, 27):
+        assert best.accuracy(radius) == max(row.accuracy(radius) for row in ENTRIES)
 
 
 def test_denoised_digits_are_a_picture(tmp_path):

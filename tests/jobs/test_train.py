@@ -361,6 +361,31 @@ def test_a_training_can_start_from_the_denoiser_of_another(learned, tmp_path, jo
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["head.safetensors"]
 
 
+@pytest.mark.parametrize("rate", [0.003, 1e-12])
+def test_a_training_can_start_from_a_model_of_another_sigma_whose_energy_is_trained_on(learned, tmp_path, rate):
+    net, _ = model.load(learned)
+    words = [*LEARNED, "--objective", "gaussian", "--hyper", "--held-out", 0, "--start-from", learned, "--sigma", 0.5]
+    result = tiny.cli("train", "-o", tmp_path, *words, "--energy.learning-rate", rate)
+    assert result.status == 0, result.err
+    new, spec = model.load(tmp_path)
+    assert (new.sigma, spec.sigma, new.denoiser.sigma, new.denoiser.energy.sigma) == (0.5,) * 4
+    assert {line["part"] for line in tiny.metrics(tmp_path)} == {"energy", "head"}
+    pairs = zip(new.denoiser.parameters(), net.denoiser.parameters(), strict=True)
+    far = max(float((a - b).detach().abs().max()) for a, b in pairs)
+    assert (far < 1e-6) == (rate < 1e-6)
+
+
+def test_a_mixture_fits_every_sigma(tmp_path):
+    words = ["train", "--denoiser", "mixture", "--components", 12, "--head.steps", 2]
+    assert tiny.cli(*words, "-o", tmp_path / "one", "--sigma", 0.25).status == 0
+    result = tiny.cli(*words, "-o", tmp_path / "other", "--sigma", 0.5, "--start-from", tmp_path / "one")
+    assert result.status == 0, result.err
+    assert "fitted" not in result.out
+    one, other = (model.load(tmp_path / name)[0].denoiser for name in ("one", "other"))
+    assert torch.equal(one.energy.means, other.energy.means)
+    assert (one.energy.sigma, other.energy.sigma) == (0.25, 0.5)
+
+
 def test_what_a_training_started_from_is_part_of_its_configuration(learned, trained, tmp_path):
     words = ["train", "-o", tmp_path, "--sigma", 0.25, "--width", 4, "--head.steps", 2]
     assert tiny.cli(*words, "--start-from", learned).status == 0
