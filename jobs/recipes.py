@@ -9,6 +9,7 @@ taken to be as here.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ebsc.errors import InputError
@@ -95,6 +96,28 @@ def ebsc_small(sigma: float) -> Options:
     }
 
 
+def ebsc_cnn(sigma: float) -> Options:
+    """A learned EBSC of small budget with a classifier stronger than LeNet: attacks of one step on one draw."""
+    small = ebsc_small(sigma)
+    return small | {
+        "classifier": "cnn",
+        "epsilon": 1.5 if sigma >= 1 else 1.0,
+        "draws": 1,
+        "hyper": {"steps": 1.0},
+        "storage": "float16",
+        "head": replace(small["head"], steps=7000, learning_rate=2e-3),
+        "watch": Watch(looks=2),
+    }
+
+
+def smoothadv_cnn(sigma: float) -> Options:
+    """The baseline of :func:`ebsc_cnn`: its classifier under its attack, without a denoiser."""
+    ours = ebsc_cnn(sigma)
+    same = ("data", "classifier", "objective", "epsilon", "draws", "hyper", "storage", "watch")
+    head = replace(ours["head"], steps=16_000, compile=False)
+    return {name: ours[name] for name in same} | {"denoiser": "none", "ramp": 3000, "head": head}
+
+
 def ebsc_full(sigma: float) -> Options:
     """A learned EBSC of full budget: a wide energy, then both under the published SmoothAdv's attack; for a GPU.
 
@@ -118,7 +141,10 @@ def ebsc_full(sigma: float) -> Options:
 
 RECIPES: dict[str, Callable[[float], Options]] = {
     function.__name__.replace("_", "-"): function
-    for function in (gaussian, stability, smoothadv, consistency, macer, smoothmix, catrs, ebsc_small, ebsc_full)
+    for function in (
+        *(gaussian, stability, smoothadv, consistency, macer, smoothmix, catrs),
+        *(smoothadv_cnn, ebsc_small, ebsc_cnn, ebsc_full),
+    )
 }
 """Recipes by name."""
 

@@ -189,10 +189,9 @@ PLANS: dict[str, dict[str, Programme]] = {
             compile=False,
         ),
         "small": Programme(
-            ebsc="ebsc-small",
-            baseline="smoothadv",
-            # LeNet alone takes about a fifth of the time of LeNet with its energy
-            baseline_changes={"draws": 2, "hyper": {"steps": 2.0}, "head": replace(_HEAD, steps=30_000), "ramp": 5000},
+            ebsc="ebsc-cnn",
+            baseline="smoothadv-cnn",
+            classifiers=("lenet", "cnn"),
             images="::20",
             n=10_000,
             budget="sequential",
