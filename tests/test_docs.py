@@ -15,7 +15,10 @@ import torch
 
 from cluster.ledger import Ledger
 from ebsc import model
+from ebsc.bounds import floor_radius
 from jobs.cli import COMMANDS
+from jobs.entries import read_entry
+from jobs.tables import floor_percent
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
@@ -246,3 +249,22 @@ def test_the_pages_build_without_a_warning(tmp_path):
     assert "forward(" in energy
     assert "y: Float[Tensor, 'batch channel height width']" in energy
     assert all(f"usage: ebsc {name} " in commands for name in COMMANDS)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_accuracies_of_released_models_in_a_page_are_those_of_their_runs(page):
+    head, found = [], 0
+    for line in (ROOT / page).read_text().splitlines():
+        cells = [cell.strip(" *") for cell in line.split("|")[1:-1]]
+        if not head or not cells:
+            head = cells
+        elif cells[0] in model.released():
+            entry = read_entry(model.RELEASED / cells[0] / "runs" / cells[0])
+            for column, cell in zip(head, cells, strict=True):
+                if column == "ACR":
+                    assert cell == floor_radius(entry.acr), (cells[0], column)
+                elif re.fullmatch(r"(r=)?[\d.]+", column) and cell:
+                    radius = float(column.removeprefix("r="))
+                    assert cell == floor_percent(entry.accuracy(radius), len(entry.index)), (cells[0], column)
+                    found += 1
+    assert found >= 9
