@@ -46,10 +46,10 @@ class LeNet(nn.Module):
 
 
 class CNN(nn.Module):
-    """Four convolutions and a hidden layer with batch normalisation: more of a network than LeNet, and faster.
+    """Four convolutions and a hidden layer with batch normalisation, for votes by the million.
 
     Images are folded 2 x 2 into channels first (odd sides are padded), where noise hides what is finer anyway; half-way
-    the resolution is halved again. On MNIST 4.8 million multiplications and 0.9 million weights at the default widths.
+    the resolution is halved again. On MNIST 5.5 million multiplications (LeNet 2.3, ResNet 37) and 0.9 million weights.
     """
 
     def __init__(self, shape: tuple[int, int, int], n_classes: int, width: int = 32, hidden: int = 256) -> None:
