@@ -94,10 +94,8 @@ class Programme:
     def _pairs(self, setting: Setting, sigma: float, seed: int) -> Iterator[tuple[str, Step]]:
         """An energy, and with each classifier the EBSC and its baseline."""
         energy = self._name("plug-in", "linear", sigma, seed)
-        ebsc = self._ebsc(sigma, seed)
-        learn = Train(sigma=sigma, width=ebsc.width, denoiser=ebsc.denoiser, energy=ebsc.energy)
         title = f"Learn the energy at sigma {sigma:g}, seed {seed}, and a linear classifier on clean images"
-        yield energy, setting.train(title, energy, learn)
+        yield energy, setting.train(title, energy, _plug_in(self._ebsc(sigma, seed)))
         for classifier in self.classifiers:
             name = self._name("ebsc", classifier, sigma, seed)
             title = f"EBSC with {classifier} at sigma {sigma:g}, seed {seed}"
@@ -119,7 +117,9 @@ class Programme:
         clean = Train(sigma=sigma, width=learned.width, head=learned.head, **start)
         yield f"Plug-in: {classifier} on clean images", f"plug-in-{classifier}", clean
         for denoiser in ("scalar", "network"):
-            train = replace(learned, denoiser=denoiser, start_from=None)
+            other = replace(learned, denoiser=denoiser)
+            yield f"Learn another denoiser: {denoiser}", f"plug-in-{denoiser}", _plug_in(other)
+            train = replace(other, start_from=setting.model(f"plug-in-{denoiser}"))
             yield f"Another denoiser: {denoiser}", f"denoiser-{denoiser}", train
         for epsilon in self.epsilons:
             yield f"Epsilon {epsilon:g}", f"epsilon-{epsilon:g}", replace(learned, epsilon=epsilon)
@@ -159,6 +159,11 @@ class Programme:
 
     def _baseline(self, sigma: float, seed: int, **changes: Any) -> Train:
         return _seeded(Train.by(self.baseline, sigma, **self.baseline_changes), seed, changes)
+
+
+def _plug_in(ebsc: Train) -> Train:
+    """The energy of an EBSC, and a linear classifier on clean images."""
+    return Train(sigma=ebsc.sigma, width=ebsc.width, denoiser=ebsc.denoiser, energy=ebsc.energy)
 
 
 def _seeded(train: Train, seed: int, changes: dict[str, Any]) -> Train:
