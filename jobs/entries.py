@@ -87,18 +87,18 @@ class Entry:
         return float(self.radius.mean())
 
 
-def envelopes(entries: Sequence[Entry]) -> dict[str, tuple[Entry, list[Entry]]]:
-    """Of our rows and of published logs, by name: the best at each radius of those that are sound, and which these are.
+def envelopes(entries: Sequence[Entry]) -> list[tuple[Entry, list[Entry]]]:
+    """Of our rows, and of published logs: the best at each radius of those that are sound, and which these are.
 
     The best is a row too, though that of no one network: its k-th largest radius is the largest k-th of any row.
     """
-    found = {}
+    found = []
     for name, published in (("envelope", False), ("envelope of published logs", True)):
         rows = [entry for entry in entries if entry.published == published and entry.sound]
         if rows:
             radius = np.max([np.sort(row.radius) for row in rows], axis=0)
             none = np.zeros(len(radius), dtype=bool)
-            found[name] = Entry(name=name, index=rows[0].index, radius=radius, abstained=none), rows
+            found.append((Entry(name=name, index=rows[0].index, radius=radius, abstained=none), rows))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from ebsc.attack import Pgd
 from ebsc.training import Schedule
@@ -15,11 +15,9 @@ from jobs.options import parse_radii, spelled
 from jobs.sample import Sample
 from jobs.story import Setting, Step
 from jobs.theory import Theory
-from jobs.train import Train
+from jobs.train import Classifier, Train
 
 __all__ = ["PLANS", "Budget"]
-
-Classifier = Literal["linear", "lenet", "cnn", "resnet"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,10 +50,8 @@ def curves(
     and of published logs at each radius, over the rows that they are the best of, in the background.
     """
     with _axes(path, width) as axes:
-        for number, (name, (best, rows)) in enumerate(envelopes(entries).items() if envelope else ()):
-            for row in rows:
-                axes.step(*_staircase(row), where="pre", color=style(number)["color"], linewidth=0.4, alpha=0.6)
-            axes.step(*_staircase(best), where="pre", label=f"{name} ({len(rows)} rows)", **style(number))
+        if envelope:
+            _envelopes(axes, entries)
         for number, entry in enumerate(() if envelope else entries):
             label = f"{entry.name} (ACR {floor_radius(entry.acr)})"
             axes.step(*_staircase(entry), where="pre", label=label, **style(number))
@@ -66,6 +64,13 @@ def curves(
         certified = "accuracy (%)" if attacked else "certified accuracy (%)"
         axes.set(xlabel="L2 radius (pixels on [0, 1])", ylabel=certified, ylim=(0, 100))
         axes.set_xlim(left=0)
+
+
+def _envelopes(axes: Axes, entries: Sequence[Entry]) -> None:
+    for number, (best, rows) in enumerate(envelopes(entries)):
+        for row in rows:
+            axes.step(*_staircase(row), where="pre", color=style(number)["color"], linewidth=0.4, alpha=0.6)
+        axes.step(*_staircase(best), where="pre", label=f"{best.name} ({len(rows)} rows)", **style(number))
 
 
 def _staircase(entry: Entry) -> tuple[np.ndarray, np.ndarray]:

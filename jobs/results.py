@@ -9,7 +9,7 @@ from ebsc.training import Schedule
 from jobs.entries import named_sigma
 from jobs.release import Release
 from jobs.story import Setting, Step
-from jobs.train import Train
+from jobs.train import Classifier, Train
 from jobs.verify import Verify
 
 __all__ = ["PLANS", "Programme"]
@@ -43,7 +43,7 @@ class Programme:
     baseline_changes: dict[str, Any] = field(default_factory=dict)
     sigmas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     middle: float = 0.5
-    classifiers: tuple[Literal["linear", "lenet", "cnn", "resnet"], ...] = ("lenet", "resnet")
+    classifiers: tuple[Classifier, ...] = ("lenet", "resnet")
     seeds: tuple[int, ...] = (0,)
     objectives: tuple[str, ...] = ("gaussian", "consistency", "catrs")
     epsilons: tuple[float, ...] = (0.5, 2.0)

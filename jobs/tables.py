@@ -98,8 +98,8 @@ def compare(
             "Mean and spread (largest less smallest) are over trainings of other seeds: an estimate of what to expect."
         )
     if envelope:
-        for name, (row, _) in envelopes(entries).items():
-            body.append([name, *[""] * 6, *(floor_percent(row.accuracy(radius), images) for radius in radii)])
+        for row, _ in envelopes(entries):
+            body.append([row.name, *[""] * 6, *(floor_percent(row.accuracy(radius), images) for radius in radii)])
             best.append(set())
         said.append(
             "Envelope: at each radius the best row, of those that are sound. No one network does it; so the field"

@@ -31,7 +31,7 @@ from jobs.options import parse_sweep
 from jobs.provenance import options, provenance
 from jobs.record import is_main
 
-__all__ = ["Train"]
+__all__ = ["Classifier", "Train"]
 
 Denoiser = Literal["residual", "scalar", "mixture", "network", "none"]
 Classifier = Literal["linear", "lenet", "cnn", "resnet"]
@@ -230,7 +230,9 @@ class Train:
             fitting = Fitting(
                 net=net, train=train, held=held, folder=self.folder, device=device, watch=self.watch, hold=hold
             )
-            self._parts(fitting, trained=start is not None and start[1].sigma == self.sigma)
+            # a mixture is one of clean images, whatever sigma
+            same = start is not None and (start[1].sigma == self.sigma or self.denoiser == "mixture")
+            self._parts(fitting, trained=same)
             if is_main():
                 net = model.unpack(*model.pack(net, spec), allow=self.allow)  # what will be read back
                 figures = _evaluate(net, test, device) | {"seconds": round(time.monotonic() - started, 1)}
@@ -250,9 +252,9 @@ class Train:
     def _parts(self, fitting: Fitting, *, trained: bool) -> None:
         """The energy, unless it is trained already, then the classifier or both."""
         net, levels = fitting.net, fitting.train.levels
-        if self.denoiser == "mixture" and not self.start_from:
+        if self.denoiser == "mixture" and not trained:
             net.denoiser = self._mixture(fitting.train)
-        elif self.denoiser not in ("none", "mixture") and not trained:
+        elif self.denoiser != "none" and not trained:
             net.classifier.requires_grad_(False)
             fitting.part(
                 "energy", f"{self.denoiser} denoiser", training.denoising(net, levels, self.energy.compile), self.energy

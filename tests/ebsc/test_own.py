@@ -158,7 +158,10 @@ def test_what_is_no_module_and_factory_is_refused(kind):
         ({"classifier": {"kind": "my_nets:broken"}}, r"failed: RuntimeError\('no weights at hand'\)"),
         ({"classifier": {"kind": "my_nets:Net", "depth": 3}}, "failed: TypeError.*depth"),
         ({"classifier": {"kind": "my_nets:Net", "width": 5}}, r"model.safetensors does not fit model.json"),
-        ({"classifier": {"kind": "vgg"}}, "choose one of linear, lenet, cnn, resnet, or name your own"),
+        (
+            {"classifier": {"kind": "vgg"}},
+            "choose one of linear, lenet, cnn, resnet, or name your own as module:factory",
+        ),
         (
             {"denoiser": {"kind": "cubic"}},
             "choose one of residual, scalar, mixture, or name your own as module:factory",

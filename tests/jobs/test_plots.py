@@ -59,7 +59,7 @@ def test_the_envelope_is_drawn_over_its_rows_and_alone_has_a_name(tmp_path):
     assert "envelope (2 rows)" in text
     assert "envelope of published logs (1 rows)" in text
     assert not {"one", "other", "log", "float"} & set(re.findall(r">([^<]+)</text>", text))
-    best = envelopes(rows)["envelope"][0]
+    best = envelopes(rows)[0][0]
     for radius in np.linspace(0, 1.3, 27):
         assert best.accuracy(radius) == max(row.accuracy(radius) for row in ENTRIES)
 
