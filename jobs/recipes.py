@@ -110,6 +110,13 @@ def ebsc_cnn(sigma: float) -> Options:
     }
 
 
+def ebsc_cnn_far(sigma: float) -> Options:
+    """The same for larger radii: stronger attacks on two draws. Meant to go on from an EBSC by :func:`ebsc_cnn`."""
+    near = ebsc_cnn(sigma)
+    epsilon = 1.25 if sigma < 0.75 else 1.75 if sigma < 1 else 2.5
+    return near | {"epsilon": epsilon, "draws": 2, "ramp": 300, "head": replace(near["head"], steps=5000)}
+
+
 def smoothadv_cnn(sigma: float) -> Options:
     """The baseline of :func:`ebsc_cnn`: its classifier under its attack, without a denoiser."""
     ours = ebsc_cnn(sigma)
@@ -143,7 +150,7 @@ RECIPES: dict[str, Callable[[float], Options]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         *(gaussian, stability, smoothadv, consistency, macer, smoothmix, catrs),
-        *(smoothadv_cnn, ebsc_small, ebsc_cnn, ebsc_full),
+        *(smoothadv_cnn, ebsc_small, ebsc_cnn, ebsc_cnn_far, ebsc_full),
     )
 }
 """Recipes by name."""
