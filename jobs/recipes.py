@@ -111,7 +111,7 @@ def ebsc_cnn(sigma: float) -> Options:
 
 
 def ebsc_cnn_far(sigma: float) -> Options:
-    """The same for larger radii: stronger attacks on two draws. Meant to go on from an EBSC by :func:`ebsc_cnn`."""
+    """For larger radii: stronger attacks, on two draws. Meant to go on from an EBSC by :func:`ebsc_cnn`."""
     near = ebsc_cnn(sigma)
     epsilon = 1.25 if sigma < 0.75 else 1.75 if sigma < 1 else 2.5
     return near | {"epsilon": epsilon, "draws": 2, "ramp": 300, "head": replace(near["head"], steps=5000)}
