@@ -117,6 +117,18 @@ def ebsc_cnn_far(sigma: float) -> Options:
     return near | {"epsilon": epsilon, "draws": 2, "ramp": 300, "head": replace(near["head"], steps=5000)}
 
 
+def ebsc_cnn_frozen(sigma: float) -> Options:
+    """As :func:`ebsc_cnn_far`, for longer and with the energy left as it is, at two thirds of the time a step."""
+    far = ebsc_cnn_far(sigma)
+    return far | {
+        "joint": False,
+        "denoising": 0.0,
+        "epsilon": 1.5 if sigma < 0.65 else 1.75 if sigma < 0.8 else 2.0 if sigma < 1 else 2.5,
+        "energy": replace(far["energy"], steps=800, learning_rate=1e-3),
+        "head": replace(far["head"], steps=12_000),
+    }
+
+
 def smoothadv_cnn(sigma: float) -> Options:
     """The baseline of :func:`ebsc_cnn`: its classifier under its attack, without a denoiser."""
     ours = ebsc_cnn(sigma)
@@ -150,7 +162,7 @@ RECIPES: dict[str, Callable[[float], Options]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         *(gaussian, stability, smoothadv, consistency, macer, smoothmix, catrs),
-        *(smoothadv_cnn, ebsc_small, ebsc_cnn, ebsc_cnn_far, ebsc_full),
+        *(smoothadv_cnn, ebsc_small, ebsc_cnn, ebsc_cnn_far, ebsc_cnn_frozen, ebsc_full),
     )
 }
 """Recipes by name."""
