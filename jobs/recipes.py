@@ -123,7 +123,7 @@ def ebsc_cnn_frozen(sigma: float) -> Options:
     return far | {
         "joint": False,
         "denoising": 0.0,
-        "epsilon": 1.5 if sigma < 0.65 else 1.75 if sigma < 0.8 else 2.0 if sigma < 1 else 2.5,
+        "epsilon": 1.25 if sigma < 0.6 else 1.5 if sigma < 0.65 else 1.75 if sigma < 0.8 else 2.0 if sigma < 1 else 2.5,
         "energy": replace(far["energy"], steps=800, learning_rate=1e-3),
         "head": replace(far["head"], steps=12_000),
     }
