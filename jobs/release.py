@@ -163,7 +163,8 @@ ebsc certify {name} --images ::20 --n 10000
 ```python
 from ebsc import model
 
-net, spec = model.load("{name}")  # net(y): logits of f(xhat(y)) for images y under noise of sigma {spec.sigma:g}
+# net(y): logits of f(xhat(y)) for images y under noise of sigma {spec.sigma:g}
+net, spec = model.load("{name}")
 ```
 
 ## What is a guarantee, and what is not
