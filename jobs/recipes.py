@@ -8,6 +8,7 @@ where theirs cut it into m steps. The CAT-RS logs do not state the epochs, nor t
 taken to be as here.
 """
 
+from bisect import bisect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -123,7 +124,7 @@ def ebsc_cnn_frozen(sigma: float) -> Options:
     return far | {
         "joint": False,
         "denoising": 0.0,
-        "epsilon": 1.25 if sigma < 0.6 else 1.5 if sigma < 0.65 else 1.75 if sigma < 0.8 else 2.0 if sigma < 1 else 2.5,
+        "epsilon": (1.25, 1.5, 1.75, 2.0, 2.5)[bisect((0.6, 0.65, 0.8, 1), sigma)],
         "energy": replace(far["energy"], steps=800, learning_rate=1e-3),
         "head": replace(far["head"], steps=12_000),
     }
