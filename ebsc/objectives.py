@@ -154,11 +154,17 @@ def stability(votes: Votes, x: Images, labels: Labels, *, weight: float = 2.0) -
     return _each(clean, labels).mean() + weight * distance, logits
 
 
-def smoothadv(votes: Votes, x: Images, labels: Labels, *, epsilon: float = 1.0, steps: int = 10) -> Result:
+def smoothadv(
+    votes: Votes, x: Images, labels: Labels, *, epsilon: float = 1.0, steps: int = 10, q: float = 0.0
+) -> Result:
     """SmoothAdv: cross-entropy under noise at the point where PGD on the smoothed classifier ends.
 
     Salman et al. 2019, arXiv 1906.04584. Steps of length 2 epsilon / steps; pixels stay in [0, 1]. Published MNIST
     logs: epsilon 255/256.
+
+    ``q`` is ours: with q > 0 the loss there is (1 - p^q) / q, p the probability of the label, whose limit at 0 is the
+    cross-entropy (Zhang & Sabuncu 2018, arXiv 1805.07836, for noisy labels). It is bounded: images that cannot be
+    certified that far no longer outweigh those that can. The attack stays as it is.
     """
     epsilon *= votes.strength
     point = ascend(
@@ -169,7 +175,8 @@ def smoothadv(votes: Votes, x: Images, labels: Labels, *, epsilon: float = 1.0, 
         onto=lambda point: x + project(point.clamp(0, 1) - x, epsilon),
     )
     logits = votes(point)
-    return _each(logits, labels).mean(), logits
+    loss = _each(logits, labels)
+    return (-torch.expm1(-q * loss) / q if q else loss).mean(), logits
 
 
 def consistency(votes: Votes, x: Images, labels: Labels, *, weight: float = 5.0, entropy: float = 0.5) -> Result:

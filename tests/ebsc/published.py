@@ -59,7 +59,7 @@ def stability(row: Row, weight: float) -> Tensor:
     return row.cross_entropies(clean)[0] + weight * sum(noisy) / len(noisy)
 
 
-def smoothadv(row: Row, epsilon: float, steps: int) -> Tensor:
+def smoothadv(row: Row, epsilon: float, steps: int, q: float = 0.0) -> Tensor:
     epsilon = epsilon * row.strength
     delta = torch.zeros_like(row.x)
     for _ in range(steps):
@@ -67,7 +67,10 @@ def smoothadv(row: Row, epsilon: float, steps: int) -> Tensor:
         unclamped = row.x + delta
         delta = within(unclamped.clamp(0, 1) - row.x, epsilon)
         row.kinds.add("clamped" if ((unclamped < 0) | (unclamped > 1)).any() else "free")
-    return row.cross_entropies(row.logits(row.x + delta)).mean()
+    logits = row.logits(row.x + delta)
+    if q:
+        return ((1 - softmax(logits, 1)[:, row.label] ** q) / q).mean()
+    return row.cross_entropies(logits).mean()
 
 
 def consistency(row: Row, weight: float, entropy: float) -> Tensor:

@@ -73,6 +73,8 @@ CASES = {
     "stability": ("stability", 3, 0, {"weight": 0.7}, set()),
     "smoothadv": ("smoothadv", 3, 0, {"epsilon": 0.6, "steps": 4}, {"clamped"}),
     "smoothadv, warming up": ("smoothadv", 2, 3, {"epsilon": 1.5, "steps": 5}, {"clamped"}),
+    "smoothadv, bounded": ("smoothadv", 3, 0, {"epsilon": 0.6, "steps": 4, "q": 0.7}, {"clamped"}),
+    "smoothadv, absolute error": ("smoothadv", 2, 3, {"epsilon": 1.5, "steps": 2, "q": 1.0}, {"clamped"}),
     "smoothadv, one draw": ("smoothadv", 1, 0, {"epsilon": 1.0, "steps": 3}, {"clamped"}),
     "consistency": ("consistency", 2, 0, {"weight": 5.0, "entropy": 0.5}, set()),
     "consistency, more draws": ("consistency", 4, 3, {"weight": 0.6, "entropy": 2.0}, set()),
@@ -169,12 +171,28 @@ def test_the_defaults_are_those_of_the_published_logs_at_sigma_one_half():
     assert defaults == {
         "gaussian": {},
         "stability": {"weight": 2.0},
-        "smoothadv": {"epsilon": pytest.approx(255 / 256, rel=0.005), "steps": 10},
+        "smoothadv": {"epsilon": pytest.approx(255 / 256, rel=0.005), "steps": 10, "q": 0.0},
         "consistency": {"weight": 5.0, "entropy": 0.5},
         "macer": {"weight": 16.0, "margin": 8.0, "temperature": 16.0},
         "smoothmix": {"weight": 5.0, "steps": 4, "step": 1.0, "mix_step": 0},
         "catrs": {"epsilon": 1.0, "weight": 1.0, "steps": 4},  # the weight at this sigma was never published
     }
+
+
+def test_the_bounded_loss_of_smoothadv_goes_to_the_cross_entropy_and_never_beyond_one_over_q():
+    net = network("none")
+    for weight in net.classifier.parameters():
+        weight.data *= 50
+    images, labels = torch.from_numpy(DIGITS.images[:ROWS]), torch.from_numpy(DIGITS.labels[:ROWS])
+
+    def loss(q: float) -> float:
+        given = Batch(images, labels, 0, randomness())
+        return float(learned(net, "smoothadv", levels=16, draws=2, epsilon=0.5, steps=1, q=q)(given)["loss"].detach())
+
+    assert loss(1e-5) == pytest.approx(loss(0.0), rel=1e-2)
+    assert loss(0.0) > 10
+    assert 0 < loss(1.0) <= 1
+    assert 0 < loss(0.5) <= 2
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -484,7 +502,7 @@ def test_hyperparameters_come_as_the_objective_wants_them():
     ("name", "options", "message"),
     [
         ("trades", {}, "unknown objective 'trades': choose one of gaussian, stability, smoothadv, consistency, macer"),
-        ("smoothadv", {"eps": 1.0}, "objective smoothadv has no 'eps': it has epsilon, steps"),
+        ("smoothadv", {"eps": 1.0}, "objective smoothadv has no 'eps': it has epsilon, steps, q"),
         ("gaussian", {"weight": 1.0}, "objective gaussian has no 'weight': it has no hyperparameters"),
         ("macer", {"sigma": 1.0}, "objective macer has no 'sigma': it has weight, margin, temperature"),
         ("smoothadv", {"x": 1.0}, "has no 'x'"),
@@ -509,6 +527,7 @@ def test_what_an_objective_does_not_have_or_take_is_refused_with_what_it_has(nam
         ("smoothadv", {"steps": float("nan")}),
         ("smoothadv", {"steps": float("inf")}),
         ("smoothadv", {"epsilon": float("nan")}),
+        ("smoothadv", {"q": -0.1}),
         ("smoothmix", {"steps": 2, "mix_step": 3}),
     ],
 )
