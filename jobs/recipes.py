@@ -130,6 +130,12 @@ def ebsc_cnn_frozen(sigma: float) -> Options:
     }
 
 
+def ebsc_cnn_bounded(sigma: float) -> Options:
+    """As :func:`ebsc_cnn_frozen`, by a bounded loss: for radii of three times sigma, at the cost of smaller ones."""
+    frozen = ebsc_cnn_frozen(sigma)
+    return frozen | {"epsilon": 3 * sigma, "hyper": frozen["hyper"] | {"q": 1.0}}
+
+
 def smoothadv_cnn(sigma: float) -> Options:
     """The baseline of :func:`ebsc_cnn`: its classifier under its attack, without a denoiser."""
     ours = ebsc_cnn(sigma)
@@ -163,7 +169,7 @@ RECIPES: dict[str, Callable[[float], Options]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         *(gaussian, stability, smoothadv, consistency, macer, smoothmix, catrs),
-        *(smoothadv_cnn, ebsc_small, ebsc_cnn, ebsc_cnn_far, ebsc_cnn_frozen, ebsc_full),
+        *(smoothadv_cnn, ebsc_small, ebsc_cnn, ebsc_cnn_far, ebsc_cnn_frozen, ebsc_cnn_bounded, ebsc_full),
     )
 }
 """Recipes by name."""
