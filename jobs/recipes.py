@@ -17,7 +17,7 @@ from ebsc.errors import InputError
 from ebsc.training import Schedule
 from jobs.fitting import Watch
 
-__all__ = ["RECIPES", "options"]
+__all__ = ["RECIPES", "bounded", "options"]
 
 Options = dict[str, Any]
 
@@ -133,7 +133,12 @@ def ebsc_cnn_frozen(sigma: float) -> Options:
 def ebsc_cnn_bounded(sigma: float) -> Options:
     """As :func:`ebsc_cnn_frozen`, by a bounded loss: for radii of three times sigma, at the cost of smaller ones."""
     frozen = ebsc_cnn_frozen(sigma)
-    return frozen | {"epsilon": 3 * sigma, "hyper": frozen["hyper"] | {"q": 1.0}}
+    return frozen | bounded(sigma, frozen["hyper"])
+
+
+def bounded(sigma: float, hyper: dict[str, float]) -> Options:
+    """What makes of a training by SmoothAdv one for radii of three times sigma, to go on from it; ``hyper`` is its."""
+    return {"joint": False, "denoising": 0.0, "epsilon": 3 * sigma, "hyper": hyper | {"q": 1.0}}
 
 
 def smoothadv_cnn(sigma: float) -> Options:

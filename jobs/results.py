@@ -1,5 +1,6 @@
 """The programme behind the headline rows: recipes over sigmas, classifiers and seeds, and ablations that teach."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, Literal
 
 from ebsc.training import Schedule
 from jobs.entries import named_sigma
+from jobs.recipes import bounded
 from jobs.release import Release
 from jobs.story import Setting, Step
 from jobs.train import Classifier, Train
@@ -26,6 +28,7 @@ class Programme:
         ebsc, baseline: recipes.
         ebsc_changes, baseline_changes: options in which the trainings differ from them.
         sigmas: of the headline rows.
+        bounded: of these, where rows and baselines are also trained on by a bounded loss, for radii of three sigma.
         middle: sigma of the ablations.
         classifiers: of the headline rows; the first is that of the ablations.
         seeds: of the headline rows; ablations have the first, and the model of the first is released.
@@ -42,6 +45,7 @@ class Programme:
     ebsc_changes: dict[str, Any] = field(default_factory=dict)
     baseline_changes: dict[str, Any] = field(default_factory=dict)
     sigmas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    bounded: tuple[float, ...] = ()
     middle: float = 0.5
     classifiers: tuple[Classifier, ...] = ("lenet", "resnet")
     seeds: tuple[int, ...] = (0,)
@@ -92,18 +96,24 @@ class Programme:
         yield from self._releases(setting)
 
     def _pairs(self, setting: Setting, sigma: float, seed: int) -> Iterator[tuple[str, Step]]:
-        """An energy, and with each classifier the EBSC and its baseline."""
+        """An energy, and with each classifier the EBSC and its baseline; both again, gone on with by a bounded loss."""
         energy = self._name("plug-in", "linear", sigma, seed)
         title = f"Learn the energy at sigma {sigma:g}, seed {seed}, and a linear classifier on clean images"
         yield energy, setting.train(title, energy, _plug_in(self._ebsc(sigma, seed)))
         for classifier in self.classifiers:
-            name = self._name("ebsc", classifier, sigma, seed)
-            title = f"EBSC with {classifier} at sigma {sigma:g}, seed {seed}"
-            train = self._ebsc(sigma, seed, classifier=classifier, start_from=setting.model(energy))
-            yield name, setting.train(title, name, train)
-            name = self._name("baseline", classifier, sigma, seed)
-            title = f"Its baseline: {classifier} at sigma {sigma:g}, seed {seed}, without a denoiser"
-            yield name, setting.train(title, name, self._baseline(sigma, seed, classifier=classifier))
+            at = f"{classifier} at sigma {sigma:g}, seed {seed}"
+            ours = self._ebsc(sigma, seed, classifier=classifier, start_from=setting.model(energy))
+            alone = self._baseline(sigma, seed, classifier=classifier)
+            for kind, title, train in (
+                ("ebsc", f"EBSC with {at}", ours),
+                ("baseline", f"Its baseline: {at}, without a denoiser", alone),
+            ):
+                name = self._name(kind, classifier, sigma, seed)
+                yield name, setting.train(title, name, train)
+                if sigma in self.bounded:
+                    further = self._name(f"{kind}-bounded", classifier, sigma, seed)
+                    train = replace(train, start_from=setting.model(name), **bounded(sigma, train.hyper))
+                    yield further, setting.train(f"{title}, gone on with by a bounded loss", further, train)
 
     def _ablations(self, setting: Setting) -> Iterator[tuple[str, str, Train]]:
         """One thing changed at a time, from the first classifier's EBSC at the middle sigma."""
@@ -138,9 +148,10 @@ class Programme:
         """The EBSCs of the first seed, as they are to be put into the repository."""
         into = setting.folder / "released"
         for sigma in self.sigmas:
-            for place, classifier in enumerate(self.classifiers):
-                run = self._name("ebsc", classifier, sigma, self.seeds[0])
-                name = "-".join(["ebsc", *[classifier] * bool(place), Path(setting.data).stem, f"{sigma:.2f}"])
+            kinds = ("ebsc", "ebsc-bounded") if sigma in self.bounded else ("ebsc",)
+            for kind, (place, classifier) in itertools.product(kinds, enumerate(self.classifiers)):
+                run = self._name(kind, classifier, sigma, self.seeds[0])
+                name = "-".join([kind, *[classifier] * bool(place), Path(setting.data).stem, f"{sigma:.2f}"])
                 release = Release(
                     model=setting.model(run),
                     runs=(setting.run(run),),
@@ -196,6 +207,7 @@ PLANS: dict[str, dict[str, Programme]] = {
         "small": Programme(
             ebsc="ebsc-cnn",
             baseline="smoothadv-cnn",
+            bounded=(0.75, 1.0),
             classifiers=("lenet", "cnn"),
             images="::20",
             n=10_000,
@@ -204,6 +216,7 @@ PLANS: dict[str, dict[str, Programme]] = {
         "full": Programme(
             ebsc="ebsc-full",
             baseline="smoothadv",
+            bounded=(0.75, 1.0),
             seeds=(0, 1, 2),
             objectives=("gaussian", "stability", "consistency", "macer", "smoothmix", "catrs"),
             epsilons=(0.5, 1.5, 2.0),

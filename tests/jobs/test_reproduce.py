@@ -118,19 +118,29 @@ def test_a_budget_that_a_story_does_not_have_is_answered_with_those_it_has():
     assert done.err == "ebsc: the story paper of digits has no budget small: minutes, full\n"
 
 
+def named(kind, classifier, sigma, seed):
+    return f"{kind}-{classifier}-{sigma:g}" + f"-seed{seed}" * bool(seed)
+
+
 def test_the_full_programme_is_that_of_the_issue():
     steps = list(Reproduce(data="mnist", story="results", budget="full").steps())
     certified = [step.command for step in steps if isinstance(step.command, Certify)]
     assert {(c.images, c.n, c.budget) for c in certified} == {("::", 100_000, "fixed")}
     trained = {step.command.folder.name: step.command for step in steps if isinstance(step.command, Train)}
     for sigma, classifier, seed in itertools.product((0.25, 0.5, 0.75, 1.0), ("lenet", "resnet"), (0, 1, 2)):
-        ours, alone = (
-            trained[f"{kind}-{classifier}-{sigma:g}" + f"-seed{seed}" * bool(seed)] for kind in ("ebsc", "baseline")
-        )
+        ours, alone = (trained[named(kind, classifier, sigma, seed)] for kind in ("ebsc", "baseline"))
         assert (ours.sigma, ours.classifier, ours.head.seed, ours.energy.seed) == (sigma, classifier, seed, seed)
         assert (alone.sigma, alone.classifier, alone.head.seed, alone.denoiser) == (sigma, classifier, seed, "none")
         attack = ("objective", "epsilon", "draws", "hyper", "ramp")
         assert [getattr(ours, name) for name in attack] == [getattr(alone, name) for name in attack]
+        for kind, before in (("ebsc", ours), ("baseline", alone)):
+            further = trained.get(named(f"{kind}-bounded", classifier, sigma, seed))
+            assert (further is not None) == (sigma in (0.75, 1.0))
+            if further:
+                changed = ("epsilon", "hyper", "joint", "denoising", "out", "start_from")
+                assert further == dataclasses.replace(before, **{name: getattr(further, name) for name in changed})
+                assert (further.epsilon, further.hyper) == (3 * sigma, {"steps": 10, "q": 1})
+                assert further.start_from == before.folder
 
 
 RESULTS = dataclasses.replace(
@@ -140,6 +150,7 @@ RESULTS = dataclasses.replace(
     images="::60",
     n=200,
     radii="0,0.25",
+    bounded=(0.25,),
 )
 
 
@@ -156,7 +167,7 @@ def test_the_programme_of_results_runs_to_the_end_and_its_rows_can_be_verified(t
     kept = sorted((folder / "kept").iterdir())
     assert {"ebsc-linear-0.25-seed1", "baseline-linear-0.25", "frozen-energy"} < {run.name for run in kept}
     assert tiny.cli("verify", *kept).status == 0
-    assert {path.name for path in (folder / "released").iterdir()} == {"ebsc-digits-0.25"}
+    assert {path.name for path in (folder / "released").iterdir()} == {"ebsc-digits-0.25", "ebsc-bounded-digits-0.25"}
     assert "ebsc release" in (folder / "story.md").read_text()
 
 
