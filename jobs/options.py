@@ -4,7 +4,7 @@ import io
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from itertools import product
 from math import floor
 from typing import Any, TypeVar, get_type_hints
@@ -102,6 +102,8 @@ def option_names(command: Any) -> list[str]:
 def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
     """Every combination of ``option=value,value`` as a command of its own, under a label like ``sigma=0.5,epsilon=1``.
 
+    What an option like ``--hyper`` maps names to is swept as ``hyper.name=value,value``.
+
     Args:
         command: a dataclass of options, whose other values stay.
         sweep: one word an option; no words give no commands.
@@ -116,7 +118,7 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
         name = name.lstrip("-").replace("-", "_")
         if not equals or not all(values.split(",")):
             raise InputError(f"sweep {word!r}: give option=value,value")
-        if name not in known:
+        if name not in known and not _maps(command, name):
             raise InputError(f"sweep {word!r}: there is no option {name!r}; there are {', '.join(known)}")
         choices.append([(name, value) for value in values.split(",")])
     if not choices:
@@ -186,16 +188,30 @@ def _values(value: Any) -> list[str]:
 
 def _set(command: Any, point: Sequence[tuple[str, str]]) -> Any:
     """The command with options set as its own command line would set them."""
-    words = []
+    words: list[str] = []
+    maps: dict[str, dict[str, Any]] = {}
     for name, value in point:
+        if _maps(command, name):
+            option, _, key = name.partition(".")
+            maps[option] = maps.get(option, getattr(command, option)) | {key: value}
+            continue
         group, _, option = name.replace("_", "-").rpartition(".")
         prefix = f"--{group}." if group else "--"
         if value in ("true", "false"):
             words.append(f"{prefix}{'' if value == 'true' else 'no-'}{option}")
         else:
             words += [prefix + option, value]
+    for option, pairs in maps.items():
+        words += [f"--{option}", *_values(pairs)]
+    default = replace(command, **{option: {} for option in maps})  # tyro makes options of what a default maps
     try:
         with redirect_stderr(io.StringIO()):
-            return tyro.cli(type(command), args=words, default=command, console_outputs=False)
+            return tyro.cli(type(command), args=words, default=default, console_outputs=False)
     except SystemExit:
         raise InputError(f"sweep: {' '.join(words)} is not what these options take") from None
+
+
+def _maps(command: Any, name: str) -> bool:
+    """Whether ``option.key`` is a key of an option that maps names to values."""
+    option, dot, key = name.partition(".")
+    return bool(dot and key) and isinstance(getattr(command, option, None), dict)

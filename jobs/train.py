@@ -122,7 +122,7 @@ class Train:
     watch: Watch = field(default_factory=Watch)
     """How often to log, validate and save."""
     sweep: tuple[str, ...] = ()
-    """Train every combination of these options' values: `--sweep sigma=0.25,0.5 epsilon=0.5,1`."""
+    """Train every combination of these options' values: `--sweep sigma=0.25,0.5 epsilon=0.5,1 hyper.steps=2,10`."""
     cluster: Cluster = "here"
     """here: in this process; slurm: as a SLURM job, an array for a sweep; local: as processes of this machine; debug:
     through submitit, but in this process."""

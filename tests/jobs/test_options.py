@@ -56,6 +56,14 @@ def test_options_outside_the_sweep_stay(tmp_path):
     assert parse_sweep(train, ["epsilon=0.5"]) == {"epsilon=0.5": replace(train, epsilon=0.5)}
 
 
+def test_hyperparameters_are_swept_by_name_beside_those_that_stay():
+    train = Train(objective="smoothmix", hyper={"steps": 2.0})
+    assert parse_sweep(train, ["hyper.mix_step=0,1", "hyper.weight=5"]) == {
+        f"hyper.mix_step={mix:g},hyper.weight=5": replace(train, hyper={"steps": 2.0, "mix_step": mix, "weight": 5.0})
+        for mix in (0.0, 1.0)
+    }
+
+
 def test_no_words_are_no_sweep():
     assert parse_sweep(Train(), []) == {}
 
@@ -95,6 +103,9 @@ def test_every_option_that_is_offered_can_be_swept():
         ),
         ("sigma=0.5,-1", "sigma must be a positive"),
         ("energy.steps=0", "steps, .* must be positive"),
+        ("hyper.=1", "there is no option 'hyper.'"),
+        ("hyper.steps=1", "hyper need an --objective other than clean"),
+        ("energy.colour=1", "there is no option 'energy.colour'"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_answered_with_what_can(word, message):
@@ -103,6 +114,13 @@ def test_a_sweep_that_cannot_be_is_answered_with_what_can(word, message):
 
 
 # -- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_over_hyperparameters_that_an_objective_does_not_have_is_refused():
+    with pytest.raises(InputError, match="objective smoothadv has no 'colour': it has epsilon, steps, q"):
+        parse_sweep(Train(objective="smoothadv"), ["hyper.colour=1"])
+    with pytest.raises(InputError, match="sweep: --hyper q wide is not what these options take"):
+        parse_sweep(Train(objective="smoothadv"), ["hyper.q=wide"])
 
 
 def rows(text):
