@@ -113,14 +113,14 @@ def test_a_sweep_that_cannot_be_is_answered_with_what_can(word, message):
         parse_sweep(Train(), [word])
 
 
-# -- the command ----------------------------------------------------------------------------------------------------
-
-
 def test_a_sweep_over_hyperparameters_that_an_objective_does_not_have_is_refused():
     with pytest.raises(InputError, match="objective smoothadv has no 'colour': it has epsilon, steps, q"):
         parse_sweep(Train(objective="smoothadv"), ["hyper.colour=1"])
     with pytest.raises(InputError, match="sweep: --hyper q wide is not what these options take"):
         parse_sweep(Train(objective="smoothadv"), ["hyper.q=wide"])
+
+
+# -- the command ----------------------------------------------------------------------------------------------------
 
 
 def rows(text):
