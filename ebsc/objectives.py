@@ -12,7 +12,6 @@ these are known.
 import inspect
 from collections.abc import Callable
 from functools import partial
-from math import isfinite
 from sys import float_info
 from typing import Any
 
@@ -157,14 +156,15 @@ def stability(votes: Votes, x: Images, labels: Labels, *, weight: float = 2.0) -
 def smoothadv(
     votes: Votes, x: Images, labels: Labels, *, epsilon: float = 1.0, steps: int = 10, q: float = 0.0
 ) -> Result:
-    """SmoothAdv: cross-entropy under noise at the point where PGD on the smoothed classifier ends.
+    """SmoothAdv: cross-entropy, or with q > 0 a bounded loss, under noise at the point where PGD on g ends.
 
     Salman et al. 2019, arXiv 1906.04584. Steps of length 2 epsilon / steps; pixels stay in [0, 1]. Published MNIST
     logs: epsilon 255/256.
 
-    ``q`` is ours: with q > 0 the loss there is (1 - p^q) / q, p the probability of the label, whose limit at 0 is the
-    cross-entropy (Zhang & Sabuncu 2018, arXiv 1805.07836, for noisy labels). It is bounded: images that cannot be
-    certified that far no longer outweigh those that can. The attack stays as it is.
+    ``q``, at most 1, is ours: the loss of a draw is the generalised cross-entropy (1 - p^q) / q, p the label's
+    probability, whose limit at 0 is the cross-entropy (Zhang & Sabuncu 2018, arXiv 1805.07836, for noisy labels). It
+    is bounded: images that cannot be certified that far no longer outweigh those that can. Its gradient vanishes with
+    p, so it is for a classifier that is trained already. The attack stays as it is.
     """
     epsilon *= votes.strength
     point = ascend(
@@ -373,7 +373,8 @@ def hyperparameters(name: str, options: dict[str, Any]) -> dict[str, Any]:
             raise InputError(f"objective {name} has no {key!r}: it has {', '.join(known) or 'no hyperparameters'}")
         kind = known[key].annotation
         least = {"steps": 1, "epsilon": float_info.min}.get(key, 0)
-        if not isfinite(value) or value < least or (kind is int and value != int(value)):
+        most = {"q": 1}.get(key, float_info.max)
+        if not least <= value <= most or (kind is int and value != int(value)):
             raise InputError(
                 f"{key} of objective {name} must be a finite {kind.__name__} of the right size, not {value}"
             )

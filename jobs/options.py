@@ -23,6 +23,7 @@ __all__ = [
     "parse_sweep",
     "recall",
     "spelled",
+    "sweep_names",
 ]
 
 _Options = TypeVar("_Options")
@@ -86,7 +87,7 @@ def parse_images(text: str, length: int) -> np.ndarray:
 
 
 def option_names(command: Any) -> list[str]:
-    """The options of a command that decide its result, those of a group as ``group.option``."""
+    """The options of a command that decide its result, those of a group as ``group.option``, of a map ``map.NAME``."""
     names = []
     for item in fields(command):
         value = getattr(command, item.name)
@@ -94,6 +95,8 @@ def option_names(command: Any) -> list[str]:
             continue
         if is_dataclass(value):
             names += [f"{item.name}.{name}" for name in option_names(value)]
+        elif isinstance(value, dict):
+            names.append(f"{item.name}.NAME")
         else:
             names.append(item.name)
     return names
@@ -101,8 +104,6 @@ def option_names(command: Any) -> list[str]:
 
 def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
     """Every combination of ``option=value,value`` as a command of its own, under a label like ``sigma=0.5,epsilon=1``.
-
-    What an option like ``--hyper`` maps names to is swept as ``hyper.name=value,value``.
 
     Args:
         command: a dataclass of options, whose other values stay.
@@ -112,13 +113,15 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
         InputError: not of that form, an unknown option, or a value that it does not take.
     """
     known = option_names(command)
+    maps = {name.removesuffix(".NAME") for name in known if name.endswith(".NAME")}
     choices: list[list[tuple[str, str]]] = []
     for word in sweep:
-        name, equals, values = word.partition("=")
-        name = name.lstrip("-").replace("-", "_")
+        _, equals, values = word.partition("=")
+        (name,) = sweep_names([word])
+        option, _, key = name.partition(".")
         if not equals or not all(values.split(",")):
             raise InputError(f"sweep {word!r}: give option=value,value")
-        if name not in known and not _maps(command, name):
+        if name not in known and not (option in maps and key):
             raise InputError(f"sweep {word!r}: there is no option {name!r}; there are {', '.join(known)}")
         choices.append([(name, value) for value in values.split(",")])
     if not choices:
@@ -128,6 +131,15 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
         label = ",".join(f"{name}={value}" for name, value in point)
         points[label.replace("/", "_")] = _set(command, point)
     return points
+
+
+def sweep_names(sweep: Sequence[str]) -> set[str]:
+    """The options that a sweep is over.
+
+    >>> sweep_names(["--held-out=0,5"])
+    {'held_out'}
+    """
+    return {word.partition("=")[0].lstrip("-").replace("-", "_") for word in sweep}
 
 
 def command_line(command: Any) -> str:
@@ -191,9 +203,9 @@ def _set(command: Any, point: Sequence[tuple[str, str]]) -> Any:
     words: list[str] = []
     maps: dict[str, dict[str, Any]] = {}
     for name, value in point:
-        if _maps(command, name):
-            option, _, key = name.partition(".")
-            maps[option] = maps.get(option, getattr(command, option)) | {key: value}
+        option, _, key = name.partition(".")
+        if isinstance(mapped := getattr(command, option), dict):
+            maps.setdefault(option, dict(mapped))[key] = value
             continue
         group, _, option = name.replace("_", "-").rpartition(".")
         prefix = f"--{group}." if group else "--"
@@ -209,9 +221,3 @@ def _set(command: Any, point: Sequence[tuple[str, str]]) -> Any:
             return tyro.cli(type(command), args=words, default=default, console_outputs=False)
     except SystemExit:
         raise InputError(f"sweep: {' '.join(words)} is not what these options take") from None
-
-
-def _maps(command: Any, name: str) -> bool:
-    """Whether ``option.key`` is a key of an option that maps names to values."""
-    option, dot, key = name.partition(".")
-    return bool(dot and key) and isinstance(getattr(command, option, None), dict)

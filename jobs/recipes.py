@@ -131,14 +131,18 @@ def ebsc_cnn_frozen(sigma: float) -> Options:
 
 
 def ebsc_cnn_bounded(sigma: float) -> Options:
-    """As :func:`ebsc_cnn_frozen`, by a bounded loss: for radii of three times sigma, at the cost of smaller ones."""
+    """As :func:`ebsc_cnn_frozen`, by a bounded loss: to go on from an EBSC, for radii near three times sigma."""
     frozen = ebsc_cnn_frozen(sigma)
     return frozen | bounded(sigma, frozen["hyper"])
 
 
 def bounded(sigma: float, hyper: dict[str, float]) -> Options:
-    """What makes of a training by SmoothAdv one for radii of three times sigma, to go on from it; ``hyper`` is its."""
-    return {"joint": False, "denoising": 0.0, "epsilon": 3 * sigma, "hyper": hyper | {"q": 1.0}}
+    """Changes that continue a training by SmoothAdv with a bounded loss; ``hyper``: its hyperparameters.
+
+    No weights are picked: quick certificates reach less than two sigma, and would prefer those that gave up less.
+    """
+    changes = {"joint": False, "denoising": 0.0, "ramp": 300, "held_out": 0}
+    return changes | {"epsilon": 3 * sigma, "hyper": hyper | {"q": 1.0}}
 
 
 def smoothadv_cnn(sigma: float) -> Options:

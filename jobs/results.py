@@ -28,7 +28,7 @@ class Programme:
         ebsc, baseline: recipes.
         ebsc_changes, baseline_changes: options in which the trainings differ from them.
         sigmas: of the headline rows.
-        bounded: of these, where rows and baselines are also trained on by a bounded loss, for radii of three sigma.
+        bounded: of these, where rows and baselines are also continued with a bounded loss, for radii near three sigma.
         middle: sigma of the ablations.
         classifiers: of the headline rows; the first is that of the ablations.
         seeds: of the headline rows; ablations have the first, and the model of the first is released.
@@ -96,7 +96,7 @@ class Programme:
         yield from self._releases(setting)
 
     def _pairs(self, setting: Setting, sigma: float, seed: int) -> Iterator[tuple[str, Step]]:
-        """An energy, and with each classifier the EBSC and its baseline; both again, gone on with by a bounded loss."""
+        """An energy, and with each classifier the EBSC and its baseline; both also continued with a bounded loss."""
         energy = self._name("plug-in", "linear", sigma, seed)
         title = f"Learn the energy at sigma {sigma:g}, seed {seed}, and a linear classifier on clean images"
         yield energy, setting.train(title, energy, _plug_in(self._ebsc(sigma, seed)))
@@ -113,7 +113,7 @@ class Programme:
                 if sigma in self.bounded:
                     further = self._name(f"{kind}-bounded", classifier, sigma, seed)
                     train = replace(train, start_from=setting.model(name), **bounded(sigma, train.hyper))
-                    yield further, setting.train(f"{title}, gone on with by a bounded loss", further, train)
+                    yield further, setting.train(f"{title}, continued with a bounded loss", further, train)
 
     def _ablations(self, setting: Setting) -> Iterator[tuple[str, str, Train]]:
         """One thing changed at a time, from the first classifier's EBSC at the middle sigma."""
@@ -148,10 +148,10 @@ class Programme:
         """The EBSCs of the first seed, as they are to be put into the repository."""
         into = setting.folder / "released"
         for sigma in self.sigmas:
-            kinds = ("ebsc", "ebsc-bounded") if sigma in self.bounded else ("ebsc",)
-            for kind, (place, classifier) in itertools.product(kinds, enumerate(self.classifiers)):
-                run = self._name(kind, classifier, sigma, self.seeds[0])
-                name = "-".join([kind, *[classifier] * bool(place), Path(setting.data).stem, f"{sigma:.2f}"])
+            losses = ([], ["bounded"]) if sigma in self.bounded else ([],)
+            for loss, (place, classifier) in itertools.product(losses, enumerate(self.classifiers)):
+                run = self._name("-".join(["ebsc", *loss]), classifier, sigma, self.seeds[0])
+                name = "-".join(["ebsc", *[classifier] * bool(place), *loss, Path(setting.data).stem, f"{sigma:.2f}"])
                 release = Release(
                     model=setting.model(run),
                     runs=(setting.run(run),),
@@ -207,10 +207,9 @@ PLANS: dict[str, dict[str, Programme]] = {
         "small": Programme(
             ebsc="ebsc-cnn",
             baseline="smoothadv-cnn",
-            bounded=(0.75, 1.0),
+            bounded=(0.75,),
             classifiers=("lenet", "cnn"),
             images="::20",
-            n=10_000,
             budget="sequential",
         ),
         "full": Programme(

@@ -27,7 +27,7 @@ from jobs import recipes
 from jobs.fitting import Fitting, Watch
 from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
 from jobs.models import load_model, look_here
-from jobs.options import parse_sweep
+from jobs.options import parse_sweep, sweep_names
 from jobs.provenance import options, provenance
 from jobs.record import is_main
 
@@ -63,7 +63,7 @@ class Train:
     """Named recipe that the options start from; those given beside it override it, and --help after it shows what it
     says. The field's, as published: gaussian, stability, smoothadv, consistency, macer, smoothmix, catrs; learned EBSC:
     ebsc-small and ebsc-cnn for a CPU, ebsc-cnn-far and ebsc-cnn-frozen to go on for larger radii, ebsc-cnn-bounded for
-    three times sigma alone, ebsc-full for a GPU; smoothadv-cnn: the baseline of ebsc-cnn."""
+    radii near three sigma, ebsc-full for a GPU; smoothadv-cnn: the baseline of ebsc-cnn."""
     data: str = "digits"
     """Data set: digits, mnist, fashion-mnist, kmnist, cifar10, or a path ending in .npz."""
     data_root: Path | None = None
@@ -174,20 +174,23 @@ class Train:
         """The same, with the hyperparameters of a recipe that were not given, unless it has another objective."""
         return replace(self, hyper=base.hyper | self.hyper) if self.objective == base.objective else self
 
-    def _follow(self, origin: "Train") -> "Train":
-        """A point of a sweep over sigma or recipes: options that are as the recipe has them stay so."""
+    def _follow(self, origin: "Train", swept: set[str]) -> "Train":
+        """A point of a sweep over sigma or recipes: what is not swept, and as the recipe has it, stays so."""
         if not self.recipe or (self.recipe, self.sigma) == (origin.recipe, origin.sigma):
             return self
         before, after = origin.base, self.base
-        names = {item.name for item in fields(self)} - {"recipe", "sigma"}
-        left = {name for name in names if getattr(self, name) == getattr(before, name)}
-        return replace(self, **{name: getattr(after, name) for name in left})
+        names = {item.name for item in fields(self)} - {name.partition(".")[0] for name in swept} - {"recipe", "sigma"}
+        changes = {name: getattr(after, name) for name in names if getattr(self, name) == getattr(before, name)}
+        given = {
+            key: value for key, value in self.hyper.items() if f"hyper.{key}" in swept or before.hyper.get(key) != value
+        }
+        return replace(self, **changes | ({"hyper": after.hyper | given} if given else {}))
 
     def run(self) -> None:
         """Train here, or hand the job or the sweep to a cluster."""
         asked = replace(self, token=uuid4().hex if self.overwrite else "")
         points = [
-            replace(point._follow(self), out=self._base / label, sweep=())
+            replace(point._follow(self, sweep_names(self.sweep)), out=self._base / label, sweep=())
             for label, point in parse_sweep(replace(asked, out=None), self.sweep).items()
         ] or [asked]
         dispatch(points, self.cluster, self.slurm, self._base)

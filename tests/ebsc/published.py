@@ -68,7 +68,7 @@ def smoothadv(row: Row, epsilon: float, steps: int, q: float = 0.0) -> Tensor:
         delta = within(unclamped.clamp(0, 1) - row.x, epsilon)
         row.kinds.add("clamped" if ((unclamped < 0) | (unclamped > 1)).any() else "free")
     logits = row.logits(row.x + delta)
-    if q:
+    if q:  # not theirs: Zhang & Sabuncu 2018
         return ((1 - softmax(logits, 1)[:, row.label] ** q) / q).mean()
     return row.cross_entropies(logits).mean()
 

@@ -79,6 +79,8 @@ def test_every_option_that_is_offered_can_be_swept():
     """Each with the value that it has."""
     train = Train()
     for name in option_names(train):
+        if name.endswith(".NAME"):
+            continue
         value = train
         for part in name.split("."):
             value = getattr(value, part)
@@ -103,7 +105,8 @@ def test_every_option_that_is_offered_can_be_swept():
         ),
         ("sigma=0.5,-1", "sigma must be a positive"),
         ("energy.steps=0", "steps, .* must be positive"),
-        ("hyper.=1", "there is no option 'hyper.'"),
+        ("hyper.=1", "there is no option 'hyper.'; there are .*hyper.NAME"),
+        ("hyper=1", "there is no option 'hyper'; there are .*hyper.NAME"),
         ("hyper.steps=1", "hyper need an --objective other than clean"),
         ("energy.colour=1", "there is no option 'energy.colour'"),
     ],

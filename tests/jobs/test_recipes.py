@@ -102,6 +102,32 @@ def test_a_sweep_over_sigma_or_recipes_follows_them(tmp_path, monkeypatch):
     assert parse_sweep(Train(), ()) == {}
 
 
+def test_what_is_swept_beside_sigma_is_not_the_recipes(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr("jobs.train.dispatch", lambda points, *rest: found.extend(points))
+    typed("--recipe", "consistency", "--sigma", 0.5, "--sweep", "sigma=0.25,0.5", "hyper.weight=5,10").run()
+    assert [(p.sigma, p.hyper) for p in found] == [
+        (sigma, {"weight": weight, "entropy": 0.5}) for sigma in (0.25, 0.5) for weight in (5, 10)
+    ]
+    found.clear()
+    typed("--recipe", "smoothmix", "--sweep", "sigma=0.25,0.5", "hyper.weight=3,5").run()
+    assert [(p.hyper["weight"], p.hyper["steps"], p.hyper["mix_step"]) for p in found] == [
+        (3, 2, 1),
+        (5, 2, 1),
+        (3, 4, 0),
+        (5, 4, 0),
+    ]
+    found.clear()
+    typed("--recipe", "ebsc-cnn", "--sweep", "sigma=0.5,1", "epsilon=1,2").run()
+    assert [(p.sigma, p.epsilon) for p in found] == [(0.5, 1), (0.5, 2), (1, 1), (1, 2)]
+
+
+def test_the_bounded_recipe_is_the_frozen_one_for_three_sigma_without_picking():
+    bounded, frozen = Train.by("ebsc-cnn-bounded", 0.75), Train.by("ebsc-cnn-frozen", 0.75)
+    changes = {"epsilon": 2.25, "hyper": {"steps": 1, "q": 1}, "held_out": 0, "recipe": "ebsc-cnn-bounded"}
+    assert bounded == dataclasses.replace(frozen, **changes)
+
+
 def test_an_unknown_recipe_is_answered_with_the_list():
     done = tiny.cli("train", "--recipe", "ebsc-ful")
     assert done.status == 2

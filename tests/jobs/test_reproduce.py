@@ -137,9 +137,10 @@ def test_the_full_programme_is_that_of_the_issue():
             further = trained.get(named(f"{kind}-bounded", classifier, sigma, seed))
             assert (further is not None) == (sigma in (0.75, 1.0))
             if further:
-                changed = ("epsilon", "hyper", "joint", "denoising", "out", "start_from")
+                changed = ("epsilon", "hyper", "joint", "denoising", "ramp", "held_out", "out", "start_from")
                 assert further == dataclasses.replace(before, **{name: getattr(further, name) for name in changed})
                 assert (further.epsilon, further.hyper) == (3 * sigma, {"steps": 10, "q": 1})
+                assert (further.joint, further.denoising, further.ramp, further.held_out) == (False, 0, 300, 0)
                 assert further.start_from == before.folder
 
 
