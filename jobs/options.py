@@ -113,15 +113,14 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
         InputError: not of that form, an unknown option, or a value that it does not take.
     """
     known = option_names(command)
-    maps = {name.removesuffix(".NAME") for name in known if name.endswith(".NAME")}
     choices: list[list[tuple[str, str]]] = []
     for word in sweep:
         _, equals, values = word.partition("=")
-        (name,) = sweep_names([word])
+        name = _swept(word)
         option, _, key = name.partition(".")
         if not equals or not all(values.split(",")):
             raise InputError(f"sweep {word!r}: give option=value,value")
-        if name not in known and not (option in maps and key):
+        if name not in known and not (key and f"{option}.NAME" in known):
             raise InputError(f"sweep {word!r}: there is no option {name!r}; there are {', '.join(known)}")
         choices.append([(name, value) for value in values.split(",")])
     if not choices:
@@ -139,7 +138,11 @@ def sweep_names(sweep: Sequence[str]) -> set[str]:
     >>> sweep_names(["--held-out=0,5"])
     {'held_out'}
     """
-    return {word.partition("=")[0].lstrip("-").replace("-", "_") for word in sweep}
+    return {_swept(word) for word in sweep}
+
+
+def _swept(word: str) -> str:
+    return word.partition("=")[0].lstrip("-").replace("-", "_")
 
 
 def command_line(command: Any) -> str:

@@ -148,10 +148,10 @@ class Programme:
         """The EBSCs of the first seed, as they are to be put into the repository."""
         into = setting.folder / "released"
         for sigma in self.sigmas:
-            losses = ([], ["bounded"]) if sigma in self.bounded else ([],)
+            losses = ("", "-bounded") if sigma in self.bounded else ("",)
             for loss, (place, classifier) in itertools.product(losses, enumerate(self.classifiers)):
-                run = self._name("-".join(["ebsc", *loss]), classifier, sigma, self.seeds[0])
-                name = "-".join(["ebsc", *[classifier] * bool(place), *loss, Path(setting.data).stem, f"{sigma:.2f}"])
+                run = self._name(f"ebsc{loss}", classifier, sigma, self.seeds[0])
+                name = f"ebsc{f'-{classifier}' * bool(place)}{loss}-{Path(setting.data).stem}-{sigma:.2f}"
                 release = Release(
                     model=setting.model(run),
                     runs=(setting.run(run),),
