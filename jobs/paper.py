@@ -30,6 +30,7 @@ class Budget:
         epsilons: of the learned EBSC.
         classifier: of what is learned and of the baselines; the plug-in's is linear, as in the paper.
         energy, learned, baseline: schedules.
+        plug_in: schedule of the plug-in's classifier.
         draws, steps: of noise and of the attack, in training.
         radii: columns of the tables.
         images, n: what is certified, and draws.
@@ -51,6 +52,7 @@ class Budget:
     radii: str
     images: str
     n: int
+    plug_in: Schedule = field(default_factory=lambda: Train().head)
     precision: Precision = "float32"
     compile: bool = False
     pgd: Pgd = field(default_factory=Pgd)
@@ -147,7 +149,7 @@ def _paper(setting: Setting, plan: Budget) -> Iterator[Step]:
 
     for sigma, name, beside in zip(plan.sigmas, plug_in, plain, strict=True):
         title = f"Learn the energy at sigma {sigma:g}, and a linear classifier on clean images"
-        yield setting.train(title, name, Train(sigma=sigma, energy=plan.energy))
+        yield setting.train(title, name, Train(sigma=sigma, energy=plan.energy, head=plan.plug_in))
         yield setting.certify(name, name)
         yield setting.certify(beside, name, plain=True)
     baseline: dict[str, Any] = {"denoiser": "none", "classifier": plan.classifier}

@@ -27,6 +27,7 @@ class Programme:
     Attributes:
         ebsc, baseline: recipes.
         ebsc_changes, baseline_changes: options in which the trainings differ from them.
+        plug_in: schedule of the linear classifier that is trained beside an energy.
         sigmas: of the headline rows.
         bounded: of these, where rows and baselines are also continued with a bounded loss, for radii near three sigma.
         middle: sigma of the ablations.
@@ -44,6 +45,7 @@ class Programme:
     baseline: str
     ebsc_changes: dict[str, Any] = field(default_factory=dict)
     baseline_changes: dict[str, Any] = field(default_factory=dict)
+    plug_in: Schedule = field(default_factory=lambda: Train().head)
     sigmas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     bounded: tuple[float, ...] = ()
     middle: float = 0.5
@@ -99,7 +101,7 @@ class Programme:
         """An energy, and with each classifier the EBSC and its baseline; both also continued with a bounded loss."""
         energy = self._name("plug-in", "linear", sigma, seed)
         title = f"Learn the energy at sigma {sigma:g}, seed {seed}, and a linear classifier on clean images"
-        yield energy, setting.train(title, energy, _plug_in(self._ebsc(sigma, seed)))
+        yield energy, setting.train(title, energy, self._plug_in(self._ebsc(sigma, seed)))
         for classifier in self.classifiers:
             at = f"{classifier} at sigma {sigma:g}, seed {seed}"
             ours = self._ebsc(sigma, seed, classifier=classifier, start_from=setting.model(energy))
@@ -128,7 +130,7 @@ class Programme:
         yield f"Plug-in: {classifier} on clean images", f"plug-in-{classifier}", clean
         for denoiser in ("scalar", "network"):
             other = replace(learned, denoiser=denoiser)
-            yield f"Learn another denoiser: {denoiser}", f"plug-in-{denoiser}", _plug_in(other)
+            yield f"Learn another denoiser: {denoiser}", f"plug-in-{denoiser}", self._plug_in(other)
             train = replace(other, start_from=setting.model(f"plug-in-{denoiser}"))
             yield f"Another denoiser: {denoiser}", f"denoiser-{denoiser}", train
         for epsilon in self.epsilons:
@@ -165,16 +167,16 @@ class Programme:
     def _name(self, kind: str, classifier: str, sigma: float, seed: int) -> str:
         return f"{kind}-{classifier}-{sigma:g}" + f"-seed{seed}" * (seed != self.seeds[0])
 
+    def _plug_in(self, ebsc: Train) -> Train:
+        """The energy of an EBSC, and a linear classifier on clean images."""
+        same = {name: getattr(ebsc, name) for name in ("sigma", "width", "denoiser", "energy")}
+        return Train(head=self.plug_in, **same)
+
     def _ebsc(self, sigma: float, seed: int, **changes: Any) -> Train:
         return _seeded(Train.by(self.ebsc, sigma, **self.ebsc_changes), seed, changes)
 
     def _baseline(self, sigma: float, seed: int, **changes: Any) -> Train:
         return _seeded(Train.by(self.baseline, sigma, **self.baseline_changes), seed, changes)
-
-
-def _plug_in(ebsc: Train) -> Train:
-    """The energy of an EBSC, and a linear classifier on clean images."""
-    return Train(sigma=ebsc.sigma, width=ebsc.width, denoiser=ebsc.denoiser, energy=ebsc.energy)
 
 
 def _seeded(train: Train, seed: int, changes: dict[str, Any]) -> Train:
