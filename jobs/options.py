@@ -110,7 +110,7 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
         sweep: one word an option; no words give no commands.
 
     Raises:
-        InputError: not of that form, an unknown option, or a value that it does not take.
+        InputError: not of that form, an unknown option or one given twice, or a value that it does not take.
     """
     known = option_names(command)
     choices: list[list[tuple[str, str]]] = []
@@ -122,6 +122,8 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"sweep {word!r}: give option=value,value")
         if name not in known and not (key and f"{option}.NAME" in known):
             raise InputError(f"sweep {word!r}: there is no option {name!r}; there are {', '.join(known)}")
+        if any(name == other for choice in choices for other, _ in choice):
+            raise InputError(f"sweep {word!r}: {name} is given twice; give {name}=value,value")
         choices.append([(name, value) for value in values.split(",")])
     if not choices:
         return {}

@@ -116,6 +116,12 @@ def test_a_sweep_that_cannot_be_is_answered_with_what_can(word, message):
         parse_sweep(Train(), [word])
 
 
+@pytest.mark.parametrize("name", ["sigma", "hyper.steps"])
+def test_an_option_swept_twice_is_refused(name):
+    with pytest.raises(InputError, match=f"sweep '{name}=4': {name} is given twice; give {name}=value,value"):
+        parse_sweep(Train(objective="smoothadv"), [f"{name}=2", "epsilon=1", f"{name}=4"])
+
+
 def test_a_sweep_over_hyperparameters_that_an_objective_does_not_have_is_refused():
     with pytest.raises(InputError, match="objective smoothadv has no 'colour': it has epsilon, steps, q"):
         parse_sweep(Train(objective="smoothadv"), ["hyper.colour=1"])
