@@ -209,7 +209,7 @@ PLANS: dict[str, dict[str, Programme]] = {
         "small": Programme(
             ebsc="ebsc-cnn",
             baseline="smoothadv-cnn",
-            bounded=(0.75,),
+            bounded=(0.75, 1.0),
             classifiers=("lenet", "cnn"),
             images="::20",
             budget="sequential",
