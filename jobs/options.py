@@ -122,7 +122,7 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"sweep {word!r}: give option=value,value")
         if name not in known and not (key and f"{option}.NAME" in known):
             raise InputError(f"sweep {word!r}: there is no option {name!r}; there are {', '.join(known)}")
-        if any(name == other for choice in choices for other, _ in choice):
+        if any(name == choice[0][0] for choice in choices):
             raise InputError(f"sweep {word!r}: {name} is given twice; give {name}=value,value")
         choices.append([(name, value) for value in values.split(",")])
     if not choices:
