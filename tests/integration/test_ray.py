@@ -45,7 +45,7 @@ def campaign(budget):
 
 
 def run(folder, pool, report=lambda status: None):
-    """Certificates of a run that takes some seconds."""
+    """Certificates of a small run."""
     work = campaign(Sequential(radii=(0.0, 0.25, 0.5), n=2000))
     with Ledger(folder, {"question": {}}) as ledger:
         Driver(work, pool, ledger, report).run()
@@ -118,13 +118,16 @@ def test_an_actor_killed_while_counting_is_replaced_and_the_certificates_are_the
     with actors(local_ray, assignment, 2) as pool:
         pids = local_ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in pool._actors.values()])
 
-        def kill_one_that_is_counting(status):
-            reports.append(status)
-            if pids and any(worker == 0 for worker, _ in pool._pending.values()):
-                os.kill(pids.pop(0), signal.SIGKILL)
+        send = pool.send
+
+        def kill_the_first_that_counts(worker, unit):
+            send(worker, unit)
+            if pids and worker == 0:
+                os.kill(pids[0], signal.SIGKILL)
                 pids.clear()
 
-        found = run(tmp_path / "there", pool, kill_one_that_is_counting)
+        with patch.object(pool, "send", kill_the_first_that_counts):
+            found = run(tmp_path / "there", pool, reports.append)
         assert not pids
         assert len(pool._actors) == 2
         assert 0 not in pool._actors
