@@ -113,7 +113,7 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
         InputError: not of that form, an unknown option or one given twice, or a value that it does not take.
     """
     known = option_names(command)
-    choices: list[list[tuple[str, str]]] = []
+    choices: dict[str, list[str]] = {}
     for word in sweep:
         _, equals, values = word.partition("=")
         name = _swept(word)
@@ -122,13 +122,14 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"sweep {word!r}: give option=value,value")
         if name not in known and not (key and f"{option}.NAME" in known):
             raise InputError(f"sweep {word!r}: there is no option {name!r}; there are {', '.join(known)}")
-        if any(name == choice[0][0] for choice in choices):
+        if name in choices:
             raise InputError(f"sweep {word!r}: {name} is given twice; give {name}=value,value")
-        choices.append([(name, value) for value in values.split(",")])
+        choices[name] = values.split(",")
     if not choices:
         return {}
     points = {}
-    for point in product(*choices):
+    for chosen in product(*choices.values()):
+        point = list(zip(choices, chosen, strict=True))
         label = ",".join(f"{name}={value}" for name, value in point)
         points[label.replace("/", "_")] = _set(command, point)
     return points

@@ -15,7 +15,7 @@ from jobs.options import parse_radii, spelled
 from jobs.sample import Sample
 from jobs.story import Setting, Step
 from jobs.theory import Theory
-from jobs.train import Classifier, Train
+from jobs.train import HEAD, Classifier, Train
 
 __all__ = ["PLANS", "Budget"]
 
@@ -52,7 +52,7 @@ class Budget:
     radii: str
     images: str
     n: int
-    plug_in: Schedule = field(default_factory=lambda: Train().head)
+    plug_in: Schedule = HEAD
     precision: Precision = "float32"
     compile: bool = False
     pgd: Pgd = field(default_factory=Pgd)

@@ -11,7 +11,7 @@ from jobs.entries import named_sigma
 from jobs.recipes import bounded
 from jobs.release import Release
 from jobs.story import Setting, Step
-from jobs.train import Classifier, Train
+from jobs.train import HEAD, Classifier, Train
 from jobs.verify import Verify
 
 __all__ = ["PLANS", "Programme"]
@@ -45,7 +45,7 @@ class Programme:
     baseline: str
     ebsc_changes: dict[str, Any] = field(default_factory=dict)
     baseline_changes: dict[str, Any] = field(default_factory=dict)
-    plug_in: Schedule = field(default_factory=lambda: Train().head)
+    plug_in: Schedule = HEAD
     sigmas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     bounded: tuple[float, ...] = ()
     middle: float = 0.5

@@ -31,10 +31,13 @@ from jobs.options import parse_sweep, sweep_names
 from jobs.provenance import options, provenance
 from jobs.record import is_main
 
-__all__ = ["Classifier", "Train"]
+__all__ = ["HEAD", "Classifier", "Train"]
 
 Denoiser = Literal["residual", "scalar", "mixture", "network", "none"]
 Classifier = Literal["linear", "lenet", "cnn", "resnet"]
+
+HEAD = Schedule(steps=5000, learning_rate=1e-3, batch=128, clip=1.0)
+"""Of a classifier, when nothing else is asked for."""
 
 _MADE = ("config.json", "model.json", "model.safetensors", "metrics.jsonl", "checkpoint", "tensorboard")
 """What a training leaves in its folder."""
@@ -112,7 +115,7 @@ class Train:
     200."""
     energy: Schedule = field(default_factory=lambda: Schedule(steps=9000))
     """How to train the denoiser."""
-    head: Schedule = field(default_factory=lambda: Schedule(steps=5000, learning_rate=1e-3, batch=128, clip=1.0))
+    head: Schedule = HEAD
     """How to train the classifier, and with --joint both."""
     storage: Storage = "float32"
     """Of the weights that are written. float16: rounded at the end, half the size; what is evaluated and certified is

@@ -117,7 +117,6 @@ def test_an_actor_killed_while_counting_is_replaced_and_the_certificates_are_the
     reports = []
     with actors(local_ray, assignment, 2) as pool:
         pids = local_ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in pool._actors.values()])
-
         send = pool.send
 
         def kill_the_first_that_counts(worker, unit):
