@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -110,6 +110,17 @@ class Dataset:
     def take(self, indices: Int64[np.ndarray, " part"]) -> "Dataset":
         """Some of the images, as a data set."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def of(self, classes: Collection[int]) -> "Dataset":
+        """The images of some classes, as a data set of as many classes.
+
+        Raises:
+            InputError: a class that the data set does not have, or no image of any of them.
+        """
+        unknown = [name for name in classes if not 0 <= name < self.n_classes]
+        if unknown:
+            raise InputError(f"{self.name} has the classes 0 to {self.n_classes - 1}, not {unknown[0]}")
+        return self.take(np.flatnonzero(np.isin(self.labels, list(classes))))
 
 
 def names() -> list[str]:

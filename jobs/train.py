@@ -34,7 +34,7 @@ from jobs.record import is_main
 __all__ = ["HEAD", "Classifier", "Train"]
 
 Denoiser = Literal["residual", "scalar", "mixture", "network", "none"]
-Classifier = Literal["linear", "lenet", "cnn", "resnet"]
+Classifier = Literal["linear", "lenet", "cnn", "cnn-wide", "resnet"]
 
 HEAD = Schedule(steps=5000, learning_rate=1e-3, batch=128, clip=1.0)
 """Of a classifier, when nothing else is asked for."""
@@ -110,6 +110,9 @@ class Train:
     """Weight of the denoising error, in units of sigma^2, beside the objective; keeps phi an energy with --joint."""
     hyper: dict[str, float] = field(default_factory=dict)
     """Other hyperparameters of the objective, as `--hyper weight 5 steps 8`; a wrong one is answered with the list."""
+    classes: tuple[int, ...] = ()
+    """Classes that the classifier learns; default: all. It never sees an image of the others and gives them up: none of
+    theirs will be certified, and what lies near them to larger radii. The energy learns from all images."""
     held_out: int | None = None
     """Training images kept aside for quick certifications, which pick the best weights. Default: 0 for clean, else
     200."""
@@ -221,6 +224,7 @@ class Train:
             if not part.on_lattice:
                 raise InputError(f"{part.name}: training needs images on the lattice of {part.levels} levels")
         train, held = self._split(whole)
+        taught, examined = self._taught(train), held and self._taught(held)
         start = load_model(self.start_from, self.allow) if self.start_from else None
         spec, net = self._build(whole, start)
         config = {
@@ -239,7 +243,7 @@ class Train:
             )
             # a mixture is one of clean images, whatever sigma
             same = start is not None and (start[1].sigma == self.sigma or self.denoiser == "mixture")
-            self._parts(fitting, trained=same)
+            self._parts(fitting, replace(fitting, train=taught, held=examined), trained=same)
             if is_main():
                 net = model.unpack(*model.pack(net, spec), allow=self.allow)  # what will be read back
                 figures = _evaluate(net, test, device) | {"seconds": round(time.monotonic() - started, 1)}
@@ -256,8 +260,8 @@ class Train:
                 return
         clear(self.folder, _MADE)
 
-    def _parts(self, fitting: Fitting, *, trained: bool) -> None:
-        """The energy, unless it is trained already, then the classifier or both."""
+    def _parts(self, fitting: Fitting, head: Fitting, *, trained: bool) -> None:
+        """The energy, unless it is trained already, then the classifier or both, on the images of ``head``."""
         net, levels = fitting.net, fitting.train.levels
         if self.denoiser == "mixture" and not trained:
             net.denoiser = self._mixture(fitting.train)
@@ -270,7 +274,7 @@ class Train:
         net.denoiser.requires_grad_(self.joint)
         title = f"{self.classifier} classifier"
         if self.objective == "clean":
-            fitting.part("head", title, training.classification(net.classifier, levels), self.head)
+            head.part("head", title, training.classification(net.classifier, levels), self.head)
             return
         objective = learned(
             net,
@@ -282,7 +286,7 @@ class Train:
             compiled=self.head.compile,
             **self._hyper,
         )
-        fitting.part("head", f"{title} by {self.objective}", objective, self.head, pick=fitting.held is not None)
+        head.part("head", f"{title} by {self.objective}", objective, self.head, pick=head.held is not None)
 
     def _mixture(self, train: Dataset) -> EmpiricalBayes:
         started = time.monotonic()
@@ -315,6 +319,10 @@ class Train:
             return whole, None
         order = np.random.default_rng(0).permutation(len(whole.labels))
         return whole.take(np.sort(order[count:])), whole.take(np.sort(order[:count]))
+
+    def _taught(self, part: Dataset) -> Dataset:
+        """What of it the classifier sees."""
+        return part.of(self.classes) if self.classes else part
 
     def _build(self, train: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> tuple[ModelSpec, Ebsc]:
         if self.denoiser == "mixture":
@@ -353,6 +361,8 @@ class Train:
         here |= {"allow", "recipe"}  # what a recipe says is in the other options
         if self.storage == "float32":
             here.add("storage")
+        if not self.classes:
+            here.add("classes")
         if self.denoiser != "mixture":
             here.add("components")
         decides = {key: value for key, value in options(self).items() if key not in here}

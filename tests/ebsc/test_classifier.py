@@ -12,7 +12,11 @@ from ebsc.errors import InputError
     [
         *(("linear", shape) for shape in [(1, 8, 8), (3, 9, 11), (1, 1, 2)]),
         *(("lenet", shape) for shape in [(1, 28, 28), (3, 32, 32), (1, 16, 16), (2, 17, 19)]),
-        *((kind, shape) for kind in ("cnn", "resnet") for shape in [(1, 8, 8), (3, 32, 32), (3, 9, 11), (1, 1, 2)]),
+        *(
+            (kind, shape)
+            for kind in ("cnn", "cnn-wide", "resnet")
+            for shape in [(1, 8, 8), (3, 32, 32), (3, 9, 11), (1, 1, 2)]
+        ),
     ],
 )
 def test_logits_of_an_image_do_not_depend_on_its_neighbours(kind, shape):
@@ -51,5 +55,5 @@ def test_a_lenet_refuses_images_too_small_for_it(shape):
 
 
 def test_an_unknown_classifier_is_refused_with_the_known_ones_named():
-    with pytest.raises(InputError, match=r"'vgg'.*linear, lenet, cnn, resnet"):
+    with pytest.raises(InputError, match=r"'vgg'.*linear, lenet, cnn, cnn-wide, resnet"):
         classifier.build("vgg", (1, 8, 8), 10)

@@ -193,6 +193,21 @@ def test_some_of_the_images():
     assert part.levels == 16
 
 
+def test_the_images_of_some_classes():
+    digits = data.load("digits", "test")
+    part = digits.of([7, 1])
+    chosen = [at for at, label in enumerate(digits.labels) if label in (1, 7)]
+    np.testing.assert_array_equal(part.images, digits.images[chosen])
+    assert part.labels.tolist() == digits.labels[chosen].tolist()
+    assert part.n_classes == 10
+
+
+@pytest.mark.parametrize("classes", [[10], [1, -1]])
+def test_a_class_that_is_not_there_is_refused(classes):
+    with pytest.raises(InputError, match=f"digits has the classes 0 to 9, not {classes[-1]}"):
+        data.load("digits", "test").of(classes)
+
+
 def test_the_checksum_tells_images_labels_and_levels_apart():
     digits = data.load("digits", "test")
     assert digits.checksum == data.load("digits", "test").checksum

@@ -348,6 +348,11 @@ for value in (-1, 1437, 5000):
         lambda place, value=value: train(place, f"--held-out={value}"),
         "held_out must lie between 0 and 1436",
     )
+for value in (-1, 10):
+    CASES[f"class_{value}"] = (
+        lambda place, value=value: train(place, f"--classes={value}"),
+        f"digits has the classes 0 to 9, not {value}",
+    )
 CASES["never_log"] = lambda place: train(place, "--watch.log", 0), "at least 1"
 CASES["never_look"] = lambda place: train(place, "--watch.looks", 0), "at least 1"
 CASES["save_before_now"] = lambda place: train(place, "--watch.save=-1"), "not negative"

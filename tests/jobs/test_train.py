@@ -178,7 +178,9 @@ def test_a_second_training_in_the_same_folder_is_refused(trained, words):
     assert result.err.startswith(f"ebsc: {folder} is in use by another process (process ")
 
 
-@pytest.mark.parametrize("words", [["--data", "nowhere.npz"], ["--classifier", "lenet"], ["--held-out", 9999]])
+@pytest.mark.parametrize(
+    "words", [["--data", "nowhere.npz"], ["--classifier", "lenet"], ["--held-out", 9999], ["--classes", 10]]
+)
 def test_what_cannot_be_trained_is_no_reason_to_remove_the_old_model(trained, tmp_path, words):
     folder = shutil.copytree(trained[0], tmp_path / "model")
     before = tiny.files(folder)
@@ -248,6 +250,10 @@ def test_a_mixture_is_fitted_again_when_interrupted_and_serves_what_starts_from_
     assert not same(given.classifier, learned.classifier)
 
 
+def test_classes_are_part_of_the_configuration_where_some_are_given_up(trained):
+    assert "classes" not in read_config(trained[0])["question"]
+
+
 def test_only_of_a_mixture_is_the_number_of_components_part_of_the_configuration(trained):
     assert "components" not in read_config(trained[0])["question"]
     assert Train(denoiser="mixture", components=7)._question(data.load("digits", "train"), None, {})["components"] == 7
@@ -308,6 +314,21 @@ def test_the_held_out_images_are_trained_on_by_nobody(tmp_path, given, words, co
     assert sorted(map(bytes, np.concatenate(parts[:2]))) == sorted(map(bytes, parts[2]))
     other = given("-o", tmp_path / "b", "--sigma", 1, "--energy.seed", 5, *words)
     assert (other["held"].images == held.images).all()  # so that trainings can be compared
+
+
+@pytest.mark.parametrize("held_out", [0, 100])
+def test_a_classifier_learns_the_classes_it_is_told_to_and_the_energy_all(tmp_path, monkeypatch, held_out):
+    seen = {}
+
+    def part(fitting, name, *_, **__):
+        seen[name] = [set(images.labels.tolist()) for images in (fitting.train, fitting.held) if images]
+
+    monkeypatch.setattr("jobs.train.Fitting.part", part)
+    words = ["-o", tmp_path, *LEARNED, "--classes", 1, 7, 3, "--held-out", held_out]
+    assert tiny.cli("train", *words).status == 0
+    parts = 2 if held_out else 1
+    assert seen == {"energy": [set(range(10))] * parts, "head": [{1, 3, 7}] * parts}
+    assert read_config(tmp_path)["question"]["classes"] == [1, 7, 3]
 
 
 def test_the_options_of_an_objective_reach_it(tmp_path, monkeypatch):
