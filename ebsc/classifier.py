@@ -1,7 +1,5 @@
 """Base classifiers f: from an image on the clean scale [0, 1] to logits."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -117,17 +115,16 @@ def _convolution(channels: int, width: int, stride: int) -> tuple[nn.Module, ...
     return nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
 
 
-_KINDS: dict[str, Callable[..., nn.Module]] = {
+_KINDS: dict[str, type[Linear] | type[LeNet] | type[CNN] | type[ResNet]] = {
     "linear": Linear,
     "lenet": LeNet,
     "cnn": CNN,
-    "cnn-wide": partial(CNN, width=64, hidden=128),
     "resnet": ResNet,
 }
 
 
 def build(kind: str, shape: tuple[int, int, int], n_classes: int, **options: Any) -> nn.Module:
-    """A classifier by name: ``linear``, ``lenet``, ``cnn``, ``cnn-wide`` or ``resnet``.
+    """A classifier by name: ``linear``, ``lenet``, ``cnn`` or ``resnet``.
 
     Raises:
         InputError: unknown name, or images too small for it.

@@ -112,7 +112,7 @@ class Dataset:
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def of(self, classes: Collection[int]) -> "Dataset":
-        """The images of some classes, as a data set of as many classes.
+        """The images of some classes, whose labels stay as they are.
 
         Raises:
             InputError: a class that the data set does not have, or no image of any of them.

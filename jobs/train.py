@@ -34,7 +34,7 @@ from jobs.record import is_main
 __all__ = ["HEAD", "Classifier", "Train"]
 
 Denoiser = Literal["residual", "scalar", "mixture", "network", "none"]
-Classifier = Literal["linear", "lenet", "cnn", "cnn-wide", "resnet"]
+Classifier = Literal["linear", "lenet", "cnn", "resnet"]
 
 HEAD = Schedule(steps=5000, learning_rate=1e-3, batch=128, clip=1.0)
 """Of a classifier, when nothing else is asked for."""
@@ -112,7 +112,7 @@ class Train:
     """Other hyperparameters of the objective, as `--hyper weight 5 steps 8`; a wrong one is answered with the list."""
     classes: tuple[int, ...] = ()
     """Classes that the classifier learns; default: all. It never sees an image of the others and gives them up: none of
-    theirs will be certified, and what lies near them to larger radii. The energy learns from all images."""
+    theirs will be certified, and what lies near them to larger radii. The energy alone learns from all images."""
     held_out: int | None = None
     """Training images kept aside for quick certifications, which pick the best weights. Default: 0 for clean, else
     200."""

@@ -14,7 +14,7 @@ from ebsc.errors import InputError
         *(("lenet", shape) for shape in [(1, 28, 28), (3, 32, 32), (1, 16, 16), (2, 17, 19)]),
         *(
             (kind, shape)
-            for kind in ("cnn", "cnn-wide", "resnet")
+            for kind in ("cnn", "resnet")
             for shape in [(1, 8, 8), (3, 32, 32), (3, 9, 11), (1, 1, 2)]
         ),
     ],
@@ -55,5 +55,5 @@ def test_a_lenet_refuses_images_too_small_for_it(shape):
 
 
 def test_an_unknown_classifier_is_refused_with_the_known_ones_named():
-    with pytest.raises(InputError, match=r"'vgg'.*linear, lenet, cnn, cnn-wide, resnet"):
+    with pytest.raises(InputError, match=r"'vgg'.*linear, lenet, cnn, resnet"):
         classifier.build("vgg", (1, 8, 8), 10)

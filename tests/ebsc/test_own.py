@@ -160,7 +160,7 @@ def test_what_is_no_module_and_factory_is_refused(kind):
         ({"classifier": {"kind": "my_nets:Net", "width": 5}}, r"model.safetensors does not fit model.json"),
         (
             {"classifier": {"kind": "vgg"}},
-            "choose one of linear, lenet, cnn, cnn-wide, resnet, or name your own as module:factory",
+            "choose one of linear, lenet, cnn, resnet, or name your own as module:factory",
         ),
         (
             {"denoiser": {"kind": "cubic"}},
