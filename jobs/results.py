@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ebsc.training import Schedule
 from jobs.entries import named_sigma
-from jobs.recipes import bounded
+from jobs.recipes import FURTHER
 from jobs.release import Release
 from jobs.story import Setting, Step
 from jobs.train import HEAD, Classifier, Train
@@ -29,7 +29,8 @@ class Programme:
         ebsc_changes, baseline_changes: options in which the trainings differ from them.
         plug_in: schedule of the linear classifier that is trained beside an energy.
         sigmas: of the headline rows.
-        bounded: of these, where rows and baselines are also continued with a bounded loss, for radii near three sigma.
+        bounded: of these, where rows and baselines are also continued with a bounded loss, by all classes and by few,
+            for radii near three sigma.
         middle: sigma of the ablations.
         classifiers: of the headline rows; the first is that of the ablations.
         seeds: of the headline rows; ablations have the first, and the model of the first is released.
@@ -112,10 +113,10 @@ class Programme:
             ):
                 name = self._name(kind, classifier, sigma, seed)
                 yield name, setting.train(title, name, train)
-                if sigma in self.bounded:
-                    further = self._name(f"{kind}-bounded", classifier, sigma, seed)
-                    train = replace(train, start_from=setting.model(name), **bounded(sigma, train.hyper))
-                    yield further, setting.train(f"{title}, continued with a bounded loss", further, train)
+                for loss, changes in FURTHER.items() if sigma in self.bounded else ():
+                    further = self._name(f"{kind}-{loss}", classifier, sigma, seed)
+                    on = replace(train, start_from=setting.model(name), **changes(sigma, train.hyper))
+                    yield further, setting.train(f"{title}, continued: {loss}", further, on)
 
     def _ablations(self, setting: Setting) -> Iterator[tuple[str, str, Train]]:
         """One thing changed at a time, from the first classifier's EBSC at the middle sigma."""
@@ -150,7 +151,7 @@ class Programme:
         """The EBSCs of the first seed, as they are to be put into the repository."""
         into = setting.folder / "released"
         for sigma in self.sigmas:
-            losses = ("", "-bounded") if sigma in self.bounded else ("",)
+            losses = ("", *(f"-{loss}" for loss in FURTHER)) if sigma in self.bounded else ("",)
             for loss, (place, classifier) in itertools.product(losses, enumerate(self.classifiers)):
                 run = self._name(f"ebsc{loss}", classifier, sigma, self.seeds[0])
                 name = f"ebsc{f'-{classifier}' * bool(place)}{loss}-{Path(setting.data).stem}-{sigma:.2f}"

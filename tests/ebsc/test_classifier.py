@@ -12,11 +12,7 @@ from ebsc.errors import InputError
     [
         *(("linear", shape) for shape in [(1, 8, 8), (3, 9, 11), (1, 1, 2)]),
         *(("lenet", shape) for shape in [(1, 28, 28), (3, 32, 32), (1, 16, 16), (2, 17, 19)]),
-        *(
-            (kind, shape)
-            for kind in ("cnn", "resnet")
-            for shape in [(1, 8, 8), (3, 32, 32), (3, 9, 11), (1, 1, 2)]
-        ),
+        *((kind, shape) for kind in ("cnn", "resnet") for shape in [(1, 8, 8), (3, 32, 32), (3, 9, 11), (1, 1, 2)]),
     ],
 )
 def test_logits_of_an_image_do_not_depend_on_its_neighbours(kind, shape):

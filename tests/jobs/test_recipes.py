@@ -128,6 +128,12 @@ def test_the_bounded_recipe_is_the_frozen_one_for_three_sigma_without_picking():
     assert bounded == dataclasses.replace(frozen, **changes)
 
 
+def test_the_few_classes_are_learned_as_by_the_bounded_recipe():
+    for sigma, classes in ((0.75, (0, 1, 2, 3, 4, 6, 7)), (1.0, (0, 1, 3, 6, 7))):
+        bounded = Train.by("ebsc-cnn-bounded", sigma)
+        assert Train.by("ebsc-cnn-few", sigma) == dataclasses.replace(bounded, recipe="ebsc-cnn-few", classes=classes)
+
+
 def test_an_unknown_recipe_is_answered_with_the_list():
     done = tiny.cli("train", "--recipe", "ebsc-ful")
     assert done.status == 2

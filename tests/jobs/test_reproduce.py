@@ -134,15 +134,18 @@ def test_the_full_programme_is_that_of_the_issue():
         assert (alone.sigma, alone.classifier, alone.head.seed, alone.denoiser) == (sigma, classifier, seed, "none")
         attack = ("objective", "epsilon", "draws", "hyper", "ramp")
         assert [getattr(ours, name) for name in attack] == [getattr(alone, name) for name in attack]
-        for kind, before in (("ebsc", ours), ("baseline", alone)):
-            further = trained.get(named(f"{kind}-bounded", classifier, sigma, seed))
+        for (kind, before), loss in itertools.product((("ebsc", ours), ("baseline", alone)), ("bounded", "few")):
+            further = trained.get(named(f"{kind}-{loss}", classifier, sigma, seed))
             assert (further is not None) == (sigma in (0.75, 1.0))
             if further:
-                changed = ("epsilon", "hyper", "joint", "denoising", "ramp", "held_out", "out", "start_from")
+                changed = ("epsilon", "hyper", "joint", "denoising", "ramp", "held_out", "classes", "out", "start_from")
                 assert further == dataclasses.replace(before, **{name: getattr(further, name) for name in changed})
                 assert (further.epsilon, further.hyper) == (3 * sigma, {"steps": 10, "q": 1})
                 assert (further.joint, further.denoising, further.ramp, further.held_out) == (False, 0, 300, 0)
-                assert further.start_from == before.folder
+                assert (len(further.classes), further.start_from) == (
+                    {"bounded": 0, "few": 7 if sigma < 1 else 5}[loss],
+                    before.folder,
+                )
 
 
 RESULTS = dataclasses.replace(
@@ -170,7 +173,9 @@ def test_the_programme_of_results_runs_to_the_end_and_its_rows_can_be_verified(t
     kept = sorted((folder / "kept").iterdir())
     assert {"ebsc-linear-0.25-seed1", "baseline-linear-0.25", "frozen-energy"} < {run.name for run in kept}
     assert tiny.cli("verify", *kept).status == 0
-    assert {path.name for path in (folder / "released").iterdir()} == {"ebsc-digits-0.25", "ebsc-bounded-digits-0.25"}
+    assert {path.name for path in (folder / "released").iterdir()} == {
+        f"ebsc{loss}-digits-0.25" for loss in ("", "-bounded", "-few")
+    }
     assert "ebsc release" in (folder / "story.md").read_text()
 
 
