@@ -26,13 +26,11 @@ class Standing:
         candidate: votes for the candidate class.
         rival: votes for the strongest other class.
         look: index into :attr:`Budget.looks`.
-        n_classes: number of classes.
     """
 
     candidate: Rows
     rival: Rows
     look: Rows
-    n_classes: int
 
     @classmethod
     def of(cls, counts: Shaped[np.ndarray, "row class"], predicted: Rows, look: Rows) -> "Standing":
@@ -41,12 +39,12 @@ class Standing:
         others = counts.astype(np.int64)
         candidate = others[here, predicted]
         others[here, predicted] = 0
-        return cls(candidate, others.max(1, initial=0), look, counts.shape[1])
+        return cls(candidate, others.max(1, initial=0), look)
 
     def foreseen(self, rows: Bool[np.ndarray, " row"], growth: Float64[np.ndarray, " some"], look: int) -> "Standing":
         """Some of the images at a later look, with ``growth`` times the draws at the rates that they have shown."""
         candidate, rival = (np.rint(votes[rows] * growth).astype(np.int64) for votes in (self.candidate, self.rival))
-        return Standing(candidate, rival, np.full(len(growth), look), self.n_classes)
+        return Standing(candidate, rival, np.full(len(growth), look))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +101,8 @@ class Budget:
         if not self.two_sided:
             return clopper_pearson_lower(standing.candidate, draws, alpha)
         lower = clopper_pearson_lower(standing.candidate, draws, alpha / 2)
-        upper = clopper_pearson_upper(standing.rival, draws, alpha / 2 / (standing.n_classes - 1))
+        # the likeliest of the others has no more votes than the rival: the bound of the rival's votes holds for it, too
+        upper = clopper_pearson_upper(standing.rival, draws, alpha / 2)
         return equivalent_probability(lower, np.minimum(upper, 1 - lower))
 
     def judge(

@@ -320,7 +320,7 @@ class Campaign:
             due = active & (self.look[some] <= look + 1)
             left[due] = total - seen[due]
             votes, rival = (np.rint(share[due] * total).astype(np.int64) for share in rates)
-            standing = Standing(votes, rival, np.full(int(due.sum()), look), so_far.n_classes)
+            standing = Standing(votes, rival, np.full(int(due.sum()), look))
             lower[due] = np.maximum(lower[due], self.budget.bound(standing))
             active[due] = self.budget.judge(lower[due], standing, self.sigma)[1]
         selecting = self.budget.n0 * int((self.look[pending] == 0).sum())

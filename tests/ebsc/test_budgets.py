@@ -73,20 +73,29 @@ def test_a_campaign_gives_false_certificates_no_more_often_than_alpha(budget, p)
 
 
 def shares(alpha, shares, rows=4000, n=2000):
-    """Certificates of a two-sided budget over images that all have these probabilities of three classes."""
+    """Certificates of a two-sided budget over images that all have these probabilities of the classes."""
     budget = Sequential(radii=GRID, n=n, n0=200, alpha=alpha, two_sided=True)
-    campaign, rng = Campaign(np.zeros(rows, dtype=np.int64), 3, SIGMA, budget=budget), np.random.default_rng(0)
+    campaign, rng = (
+        Campaign(np.zeros(rows, dtype=np.int64), len(shares), SIGMA, budget=budget),
+        np.random.default_rng(0),
+    )
     while units := campaign.next_units(10**6):
         for unit in units:
             campaign.merge(unit, rng.multinomial(unit.spans["stop"] - unit.spans["start"], shares))
     return campaign.certificates()
 
 
-@pytest.mark.parametrize("p", [(0.45, 0.3, 0.25), (0.6, 0.2, 0.2), (0.9, 0.1, 0.0), (0.4, 0.35, 0.25)])
+@pytest.mark.parametrize(
+    "p",
+    [
+        *((0.45, 0.3, 0.25), (0.6, 0.2, 0.2), (0.9, 0.1, 0.0), (0.4, 0.35, 0.25)),
+        *((0.9, 0.01, 0.09), (0.46, *(0.06,) * 9), (0.25, 0.2, *(0.055,) * 10)),
+    ],
+)
 def test_two_sided_certificates_are_false_no_more_often_than_alpha(p):
     table = shares(0.05, p)
     exact = np.array(
-        [SIGMA / 2 * (stats.norm.ppf(p[c]) - stats.norm.ppf(max(*p[:c], *p[c + 1 :], 0))) for c in range(3)]
+        [SIGMA / 2 * (stats.norm.ppf(p[c]) - stats.norm.ppf(max(*p[:c], *p[c + 1 :], 0))) for c in range(len(p))]
     )
     assert (table["radius"] > np.maximum(exact[table["predicted"]], 0)).sum() <= stats.binom.isf(1e-7, 4000, 0.05)
 
@@ -96,12 +105,22 @@ def test_the_two_sided_bound_certifies_candidates_below_one_half():
     assert (table["radius"] > 0).all()
 
 
+@pytest.mark.parametrize("n_classes", [3, 10, 1000])
+def test_the_two_sided_bound_does_not_depend_on_the_number_of_other_classes(n_classes):
+    counts = np.zeros((1, n_classes), dtype=np.int64)
+    counts[0, :3] = 900, 60, 40
+    standing = Standing.of(counts, np.array([0]), np.array([0]))
+    (bound,) = Fixed(n=1000, n0=1, alpha=0.002, two_sided=True).bound(standing)
+    low, high = stats.beta.ppf(0.001, 900, 101), stats.beta.ppf(0.999, 61, 940)
+    assert bound == pytest.approx(stats.norm.cdf((stats.norm.ppf(low) - stats.norm.ppf(high)) / 2), abs=1e-12)
+
+
 @given(st.integers(1, 2000), st.data())
 def test_the_two_sided_bound_is_at_least_the_one_sided_bound_at_half_of_alpha(n, data):
     k = np.array([data.draw(st.integers(0, n))])
     rival = np.array([data.draw(st.integers(0, n - int(k[0])))])
-    two = Fixed(n=n, n0=1, alpha=0.002, two_sided=True).bound(Standing(k, rival, np.array([0]), 10))
-    one = Fixed(n=n, n0=1, alpha=0.001).bound(Standing(k, rival, np.array([0]), 10))
+    two = Fixed(n=n, n0=1, alpha=0.002, two_sided=True).bound(Standing(k, rival, np.array([0])))
+    one = Fixed(n=n, n0=1, alpha=0.001).bound(Standing(k, rival, np.array([0])))
     assert two >= one - 1e-12
 
 
@@ -124,7 +143,7 @@ def test_a_sequential_budget_draws_on_exactly_while_a_radius_can_still_be_won(ra
     for look, draws in enumerate(budget.looks.tolist()):
         k = np.arange(draws + 1)
         lower = clopper_pearson_lower(k, draws, float(budget.spending[look]))
-        standing = Standing(k, draws - k, np.full(len(k), look), 2)
+        standing = Standing(k, draws - k, np.full(len(k), look))
         undecided, onward = budget.judge(lower, standing, SIGMA)
         upper = clopper_pearson_upper(k, draws, budget.futility)
         best = clopper_pearson_lower(k + 2000 - draws, 2000, float(budget.spending[-1]))
