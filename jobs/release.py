@@ -197,6 +197,10 @@ def _training(training: dict[str, Any]) -> dict[str, str]:
         seeds = {said["energy"]["seed"], said["head"]["seed"]}
         facts["recipe"] = said.get("recipe") or "none: the options are in the command below"
         facts["seed"] = ", ".join(map(str, sorted(seeds)))
+        if classes := said.get("classes"):
+            facts["classes"] = (
+                f"{', '.join(map(str, classes))} alone: the others are given up, and their images count as lost"
+            )
     if "figures" in training:
         where = training.get("device", "unknown device")
         again = ", from a trained denoiser" if said.get("start_from") else ""

@@ -124,6 +124,7 @@ def test_the_commands_of_the_card_rebuild_its_table(released, monkeypatch):
 def test_the_card_of_a_trained_model_says_recipe_seed_and_cost(place, shelf):
     folder = place.folder / "trained"
     words = ["--recipe", "gaussian", "--data", "digits", "--classifier", "linear", "--head.steps", 2, "--head.seed", 3]
+    words += ["--classes", 3, 1]
     assert tiny.cli("train", *words, "--head.batch", 8, "-o", folder).status == 0
     run = place.folder / "new"
     assert tiny.cli("certify", folder, "--workers", 0, "--images", "::60", "--n", 200, "-o", run).status == 0
@@ -131,12 +132,13 @@ def test_the_card_of_a_trained_model_says_recipe_seed_and_cost(place, shelf):
     assert done.status == 0, done.err
     text = (shelf / "g" / "README.md").read_text()
     command = (
-        "ebsc train --recipe gaussian --sigma 0.5 --data digits --classifier linear --head.steps 2 --head.batch 8"
-        " --head.seed 3"
+        "ebsc train --recipe gaussian --sigma 0.5 --data digits --classifier linear --classes 3 1 --head.steps 2"
+        " --head.batch 8 --head.seed 3"
     )
     assert command.replace(" --sigma 0.5", "") in text
     assert re.search(r"^\| recipe +\| gaussian ", text, re.MULTILINE)
     assert re.search(r"^\| seed +\| 0, 3 ", text, re.MULTILINE)
+    assert re.search(r"^\| classes +\| 3, 1 alone: ", text, re.MULTILINE)
     assert re.search(r"^\| training +\| \d+ s on ", text, re.MULTILINE)
 
 
