@@ -107,7 +107,7 @@ def test_two_sided_runs_are_merged_to_a_two_sided_bound(runs, merge):
             stats.binomtest(int(rest.max()), n, alternative="less"),
         )
         lower = one.proportion_ci(1 - 0.001 / 2, "exact").low
-        upper = min(other.proportion_ci(1 - 0.001 / 2 / 9, "exact").high, 1 - lower)
+        upper = min(other.proportion_ci(1 - 0.001 / 2, "exact").high, 1 - lower)
         radius = 0.25 / 2 * (stats.norm.ppf(lower) - stats.norm.ppf(upper))
         assert merged["radius"][row] == pytest.approx(max(radius, 0))
 

@@ -19,7 +19,7 @@ def test_the_radius_is_that_of_two_binomial_tests_at_half_of_alpha(place):
     for row, counts in enumerate(table["counts"]):
         candidate = counts.pop(table["predicted"][row])
         one = stats.binomtest(candidate, 200, alternative="greater").proportion_ci(1 - 0.001 / 2, "exact").low
-        other = stats.binomtest(max(counts), 200, alternative="less").proportion_ci(1 - 0.001 / 2 / 9, "exact").high
+        other = stats.binomtest(max(counts), 200, alternative="less").proportion_ci(1 - 0.001 / 2, "exact").high
         radius = 0.25 / 2 * (stats.norm.ppf(one) - stats.norm.ppf(min(other, 1 - one)))
         assert table["radius"][row] == pytest.approx(max(radius, 0), abs=1e-9)
         certified += radius > 0
