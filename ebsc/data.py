@@ -120,7 +120,11 @@ class Dataset:
         unknown = [name for name in classes if not 0 <= name < self.n_classes]
         if unknown:
             raise InputError(f"{self.name} has the classes 0 to {self.n_classes - 1}, not {unknown[0]}")
-        return self.take(np.flatnonzero(np.isin(self.labels, list(classes))))
+        if not (chosen := np.isin(self.labels, list(classes))).any():
+            raise InputError(
+                f"{self.name}: of {len(chosen)} images none is of the classes {', '.join(map(str, classes))}"
+            )
+        return self.take(np.flatnonzero(chosen))
 
 
 def names() -> list[str]:

@@ -146,13 +146,13 @@ def bounded(sigma: float, hyper: dict[str, float]) -> Options:
 
 
 def ebsc_cnn_few(sigma: float) -> Options:
-    """As :func:`ebsc_cnn_bounded`, by the digits alone that lie far apart: the others are given up for these."""
+    """As :func:`ebsc_cnn_bounded`, by some of MNIST's digits alone; for sigma 0.75 and above."""
     frozen = ebsc_cnn_frozen(sigma)
     return frozen | few(sigma, frozen["hyper"])
 
 
 def few(sigma: float, hyper: dict[str, float]) -> Options:
-    """As :func:`bounded`, by some of the ten digits: of those that look alike the one that is certified farthest."""
+    """As :func:`bounded`, by some of MNIST's digits alone: those that look like others are given up for these."""
     return bounded(sigma, hyper) | {"classes": (0, 1, 2, 3, 4, 6, 7) if sigma < 1 else (0, 1, 3, 6, 7)}
 
 
@@ -204,7 +204,7 @@ RECIPES: dict[str, Callable[[float], Options]] = {
 """Recipes by name."""
 
 FURTHER = {"bounded": bounded, "few": few}
-"""What continues a training by SmoothAdv for radii near three sigma."""
+"""Changes that continue a training by SmoothAdv for radii near three sigma."""
 
 
 def options(recipe: str, sigma: float) -> Options:

@@ -178,7 +178,7 @@ of the images that the table names.
 
 Research on certified robustness, comparison, teaching. Not for decisions about people or for security: images of
 other sources, rotations, occlusions and perturbations beyond the radius are not covered, and a class is always
-answered or abstained from among the {spec.n_classes} known ones.
+answered or abstained from among the {len(training.get("options", {}).get("classes", ())) or spec.n_classes} known ones.
 """
 
 
@@ -199,7 +199,7 @@ def _training(training: dict[str, Any]) -> dict[str, str]:
         facts["seed"] = ", ".join(map(str, sorted(seeds)))
         if classes := said.get("classes"):
             facts["classes"] = (
-                f"{', '.join(map(str, classes))} alone: the others are given up, and their images count as lost"
+                f"{', '.join(map(str, classes))} alone: images of others are answered as one of these and count as lost"
             )
     if "figures" in training:
         where = training.get("device", "unknown device")

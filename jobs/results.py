@@ -74,7 +74,7 @@ class Programme:
             for seed in self.seeds:
                 for name, step in self._pairs(setting, sigma, seed):
                     yield step
-                    yield setting.certify(name, name)
+                    yield setting.certify(name, name, two_sided=bool(step.command.classes))
                     rows.append(name)
             peers = tuple(log for log in setting.peers if named_sigma(log) == sigma)
             several = len(self.seeds) > 1
@@ -99,7 +99,7 @@ class Programme:
         yield from self._releases(setting)
 
     def _pairs(self, setting: Setting, sigma: float, seed: int) -> Iterator[tuple[str, Step]]:
-        """An energy, and with each classifier the EBSC and its baseline; both also continued with a bounded loss."""
+        """An energy, and with each classifier the EBSC and its baseline; both also continued for large radii."""
         energy = self._name("plug-in", "linear", sigma, seed)
         title = f"Learn the energy at sigma {sigma:g}, seed {seed}, and a linear classifier on clean images"
         yield energy, setting.train(title, energy, self._plug_in(self._ebsc(sigma, seed)))
@@ -113,10 +113,10 @@ class Programme:
             ):
                 name = self._name(kind, classifier, sigma, seed)
                 yield name, setting.train(title, name, train)
-                for loss, changes in FURTHER.items() if sigma in self.bounded else ():
-                    further = self._name(f"{kind}-{loss}", classifier, sigma, seed)
+                for how, changes in FURTHER.items() if sigma in self.bounded else ():
+                    further = self._name(f"{kind}-{how}", classifier, sigma, seed)
                     on = replace(train, start_from=setting.model(name), **changes(sigma, train.hyper))
-                    yield further, setting.train(f"{title}, continued: {loss}", further, on)
+                    yield further, setting.train(f"{title}, continued: {how}", further, on)
 
     def _ablations(self, setting: Setting) -> Iterator[tuple[str, str, Train]]:
         """One thing changed at a time, from the first classifier's EBSC at the middle sigma."""
@@ -151,10 +151,10 @@ class Programme:
         """The EBSCs of the first seed, as they are to be put into the repository."""
         into = setting.folder / "released"
         for sigma in self.sigmas:
-            losses = ("", *(f"-{loss}" for loss in FURTHER)) if sigma in self.bounded else ("",)
-            for loss, (place, classifier) in itertools.product(losses, enumerate(self.classifiers)):
-                run = self._name(f"ebsc{loss}", classifier, sigma, self.seeds[0])
-                name = f"ebsc{f'-{classifier}' * bool(place)}{loss}-{Path(setting.data).stem}-{sigma:.2f}"
+            ways = ("", *(f"-{how}" for how in FURTHER)) if sigma in self.bounded else ("",)
+            for how, (place, classifier) in itertools.product(ways, enumerate(self.classifiers)):
+                run = self._name(f"ebsc{how}", classifier, sigma, self.seeds[0])
+                name = f"ebsc{f'-{classifier}' * bool(place)}{how}-{Path(setting.data).stem}-{sigma:.2f}"
                 release = Release(
                     model=setting.model(run),
                     runs=(setting.run(run),),

@@ -112,8 +112,9 @@ class Train:
     hyper: dict[str, float] = field(default_factory=dict)
     """Other hyperparameters of the objective, as `--hyper weight 5 steps 8`; a wrong one is answered with the list."""
     classes: tuple[int, ...] = ()
-    """Classes that the classifier learns; default: all. It never sees an image of the others and gives them up: none of
-    theirs will be certified, and what lies near them to larger radii. The energy alone learns from all images."""
+    """Classes that the classifier learns; default: all. It sees no image of the others: those are answered as one of
+    these, wrongly and often with a certificate, while what lies near them is certified farther. An energy that is
+    trained first learns from all images; with --joint it goes on with these alone."""
     held_out: int | None = None
     """Training images kept aside for quick certifications, which pick the best weights. Default: 0 for clean, else
     200."""
@@ -150,6 +151,8 @@ class Train:
         if self.objective == "clean" and (self.joint or self.epsilon is not None or self.denoising or self.hyper):
             raise InputError("joint, epsilon, denoising and hyper need an --objective other than clean")
         check(self.draws, self.ramp, self.denoising)
+        if self.classes and not 1 < len(self.classes) == len(set(self.classes)):
+            raise InputError("classes must be two or more different ones")
         if self.epsilon is not None and "epsilon" in self.hyper:
             raise InputError("epsilon is given twice, by --epsilon and by --hyper")
         if self.objective != "clean":
@@ -366,7 +369,8 @@ class Train:
             here.add("classes")
         if self.denoiser != "mixture":
             here.add("components")
-        decides = {key: value for key, value in options(self).items() if key not in here}
+        said = options(self) | {"classes": sorted(self.classes)}
+        decides = {key: value for key, value in said.items() if key not in here}
         if code:
             decides["code"] = dict(code)
         origin = start[1].sha256 if start else None

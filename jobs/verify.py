@@ -100,7 +100,7 @@ def verify(run: Path, root: Path | None = None, *, labels: bool = True) -> np.nd
         if not np.array_equal(indices, found["index"]):
             raise RunError(f"{run}: certificates.parquet is of other images than config.json")
         truth = whole.labels[indices]
-        if found["select"].shape[1] < whole.n_classes:  # a bound on the other classes depends on their number
+        if found["select"].shape[1] < whole.n_classes:  # labels could lie outside
             raise RunError(f"{run}: certificates.parquet has fewer classes than the data")
     seconds = Counter[int]()
 

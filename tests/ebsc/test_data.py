@@ -208,6 +208,11 @@ def test_a_class_that_is_not_there_is_refused(classes):
         data.load("digits", "test").of(classes)
 
 
+def test_classes_without_an_image_are_refused():
+    with pytest.raises(InputError, match="digits: of 2 images none is of the classes 8, 9"):
+        data.load("digits", "test").take(np.array([5, 3])).of([8, 9])
+
+
 def test_the_checksum_tells_images_labels_and_levels_apart():
     digits = data.load("digits", "test")
     assert digits.checksum == data.load("digits", "test").checksum

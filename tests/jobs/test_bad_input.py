@@ -350,8 +350,13 @@ for value in (-1, 1437, 5000):
     )
 for value in (-1, 10):
     CASES[f"class_{value}"] = (
-        lambda place, value=value: train(place, f"--classes={value}"),
+        lambda place, value=value: train(place, "--classes", 3, value),
         f"digits has the classes 0 to 9, not {value}",
+    )
+for name, classes in {"one_class": [3], "a_class_twice": [1, 3, 1]}.items():
+    CASES[name] = (
+        lambda place, classes=classes: train(place, "--classes", *classes),
+        "classes must be two or more different ones",
     )
 CASES["never_log"] = lambda place: train(place, "--watch.log", 0), "at least 1"
 CASES["never_look"] = lambda place: train(place, "--watch.looks", 0), "at least 1"
