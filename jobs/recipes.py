@@ -189,16 +189,8 @@ RECIPES: dict[str, Callable[[float], Options]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         *(gaussian, stability, smoothadv, consistency, macer, smoothmix, catrs),
-        *(
-            smoothadv_cnn,
-            ebsc_small,
-            ebsc_cnn,
-            ebsc_cnn_far,
-            ebsc_cnn_frozen,
-            ebsc_cnn_bounded,
-            ebsc_cnn_few,
-            ebsc_full,
-        ),
+        *(smoothadv_cnn, ebsc_small, ebsc_cnn, ebsc_cnn_far, ebsc_cnn_frozen, ebsc_cnn_bounded, ebsc_cnn_few),
+        ebsc_full,
     )
 }
 """Recipes by name."""

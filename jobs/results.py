@@ -30,7 +30,7 @@ class Programme:
         plug_in: schedule of the linear classifier that is trained beside an energy.
         sigmas: of the headline rows.
         bounded: of these, where rows and baselines are also continued with a bounded loss, by all classes and by few,
-            for radii near three sigma.
+            for radii near three sigma, and certified with p_B.
         middle: sigma of the ablations.
         classifiers: of the headline rows; the first is that of the ablations.
         seeds: of the headline rows; ablations have the first, and the model of the first is released.
@@ -74,7 +74,7 @@ class Programme:
             for seed in self.seeds:
                 for name, step in self._pairs(setting, sigma, seed):
                     yield step
-                    yield setting.certify(name, name, two_sided=bool(step.command.classes))
+                    yield setting.certify(name, name, two_sided="q" in step.command.hyper)
                     rows.append(name)
             peers = tuple(log for log in setting.peers if named_sigma(log) == sigma)
             several = len(self.seeds) > 1

@@ -127,6 +127,7 @@ def test_the_full_programme_is_that_of_the_issue():
     steps = list(Reproduce(data="mnist", story="results", budget="full").steps())
     certified = [step.command for step in steps if isinstance(step.command, Certify)]
     assert {(c.images, c.n, c.budget) for c in certified} == {("::", 100_000, "fixed")}
+    assert all(c.two_sided == any(how in c.run_folder.name for how in ("-bounded-", "-few-")) for c in certified)
     trained = {step.command.folder.name: step.command for step in steps if isinstance(step.command, Train)}
     for sigma, classifier, seed in itertools.product((0.25, 0.5, 0.75, 1.0), ("lenet", "resnet"), (0, 1, 2)):
         ours, alone = (trained[named(kind, classifier, sigma, seed)] for kind in ("ebsc", "baseline"))
