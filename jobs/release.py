@@ -115,6 +115,7 @@ def card(name: str, net: Ebsc, spec: ModelSpec, entries: list[Entry], radii: tup
     """The model card, in Markdown: all of it follows from the model's folder and its runs."""
     training = spec.training
     denoiser, classifier = dict(spec.denoiser), dict(spec.classifier)
+    known = len(training.get("options", {}).get("classes", ())) or spec.n_classes
     facts = {
         "model": f"{_part(denoiser)} as denoiser, {_part(classifier)} as classifier;"
         f" {sum(p.numel() for p in net.parameters()):,} parameters",
@@ -178,7 +179,7 @@ of the images that the table names.
 
 Research on certified robustness, comparison, teaching. Not for decisions about people or for security: images of
 other sources, rotations, occlusions and perturbations beyond the radius are not covered, and a class is always
-answered or abstained from among the {len(training.get("options", {}).get("classes", ())) or spec.n_classes} known ones.
+answered or abstained from among the {known} known ones.
 """
 
 
