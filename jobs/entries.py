@@ -71,15 +71,18 @@ class Entry:
 
     def accuracy(self, radius: float) -> float:
         """Certified accuracy: share of images whose certificate is for the right class and reaches ``radius``."""
-        return self._share(self.radius, radius)
+        return float(((self.radius >= radius) & (self.radius > 0)).mean())
 
     def accuracies(self, radius: float) -> tuple[float, float]:
         """The least and the most that the certified accuracy can be, given how the radii were rounded in print."""
-        slack = 0.0 if self.rounding is None else self.rounding
-        return self._share(self.radius - slack, radius), self._share(self.radius + slack, radius)
+        least, most = self.reaching(radius)
+        return float(least.mean()), float(most.mean())
 
-    def _share(self, radii: np.ndarray, radius: float) -> float:
-        return float(((radii >= radius) & (self.radius > 0)).mean())
+    def reaching(self, radius: float) -> tuple[np.ndarray, np.ndarray]:
+        """The images that surely reach ``radius``, and those that may, given how the radii were rounded in print."""
+        slack = 0.0 if self.rounding is None else self.rounding
+        right = self.radius > 0
+        return (self.radius - slack >= radius) & right, (self.radius + slack >= radius) & right
 
     @property
     def acr(self) -> float:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import tyro
+from scipy.stats import binomtest
 from tabulate import tabulate
 
 from ebsc.bounds import false_certificates, floor_radius
@@ -55,7 +56,13 @@ class Comparison:
 
 
 def compare(
-    entries: list[Entry], radii: tuple[float, ...], rho: float = 0.001, *, envelope: bool = False, spread: bool = False
+    entries: list[Entry],
+    radii: tuple[float, ...],
+    rho: float = 0.001,
+    *,
+    envelope: bool = False,
+    spread: bool = False,
+    paired: bool = False,
 ) -> Comparison:
     """Rows side by side.
 
@@ -65,6 +72,7 @@ def compare(
         rho: error probability of the bound that holds for the whole set at once.
         envelope: a last row of the best of ours, and of the best published log, at each radius.
         spread: rows of mean and spread of the rows whose names differ in ``-seedN`` only.
+        paired: a row for each row but the first, of the images that only one of the two certifies.
     """
 
     def known(value: float | None, pattern: str) -> str:
@@ -106,7 +114,26 @@ def compare(
             f" compares methods. The best of {len(entries)} rows is chosen after all are seen: what holds for the whole"
             f" set at once holds for it with probability {max(0.0, 1 - len(entries) * rho):g}."
         )
+    if paired:
+        for other in entries[1:]:
+            cells = (_pair(entries[0], other, radius) for radius in radii)
+            body.append([f"{entries[0].name} : {other.name}", *[""] * 6, *cells])
+            best.append(set())
+        said.append(
+            "Pairs: images that only the first row certifies : only the other, with the rounding of logs in the other's"
+            " favour; in brackets the level of a sign test (McNemar's, exact, two-sided). It is of one pair at one"
+            " radius: among many, small ones come by chance."
+        )
     return Comparison(head, body, best, said)
+
+
+def _pair(one: Entry, other: Entry, radius: float) -> str:
+    """How many images only one of two rows certifies at a radius, and how likely that is if neither is the better."""
+    (sure, _), (_, may) = (entry.reaching(radius) for entry in (one, other))
+    sure, may = sure[np.argsort(one.index)], may[np.argsort(other.index)]
+    ours, theirs = int((sure & ~may).sum()), int((may & ~sure).sum())
+    level = binomtest(ours, ours + theirs).pvalue if ours + theirs else 1.0
+    return f"{ours}:{theirs} ({level:.1g})"
 
 
 def _spreads(entries: list[Entry], radii: tuple[float, ...]) -> Iterator[list[str]]:
@@ -172,16 +199,17 @@ def render(
     *,
     envelope: bool = False,
     spread: bool = False,
+    paired: bool = False,
 ) -> str:
     """The table as text: :func:`compare`, typeset, with the best of each column marked; or all of it as JSON."""
-    found = compare(entries, radii, rho, envelope=envelope, spread=spread)
+    found = compare(entries, radii, rho, envelope=envelope, spread=spread, paired=paired)
     if form == "json":
         return _exact(entries, radii, found)
     return typeset(found.head, found.body, found.notes, form, found.best)
 
 
 def _exact(entries: list[Entry], radii: tuple[float, ...], found: Comparison) -> str:
-    """JSON with every number of the rows as it is, not as it is printed; envelope and spread as they are printed."""
+    """JSON with every number of the rows as it is, not as it is printed; envelope, spread and pairs as printed."""
     rows = [
         {
             "run": entry.name,
@@ -345,6 +373,8 @@ class Table:
     """Add the best of our rows at each radius, whatever their sigma, and the best of the published logs."""
     spread: bool = False
     """Add mean and spread of rows that are one training with several seeds, by their names: NAME, NAME-seed1, ..."""
+    paired: bool = False
+    """Add, for each row but the first, how many images only the first certifies and how many only the other."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Write here instead of to the terminal."""
     plot: Path | None = None
@@ -354,8 +384,11 @@ class Table:
         """Print or write the table."""
         if not 0 < self.rho < 1:
             raise InputError(f"rho must lie in (0, 1), not {self.rho}")
+        if self.paired and len(self.rows) < 2:
+            raise InputError("--paired compares the first row with others: name two or more")
         radii, entries = parse_radii(self.radii), side_by_side(self.rows)
-        shown = render(entries, radii, self.format, self.rho, envelope=self.envelope, spread=self.spread)
+        summaries = {"envelope": self.envelope, "spread": self.spread, "paired": self.paired}
+        shown = render(entries, radii, self.format, self.rho, **summaries)
         put(shown, self.out)
         if self.plot:
             from jobs.plots import curves

@@ -9,8 +9,9 @@ import pytest
 import tiny
 
 from ebsc import data
+from ebsc.errors import InputError
 from jobs.entries import Entry, common_images, read_entry
-from jobs.tables import compare, render
+from jobs.tables import Table, compare, render
 
 PEERS = Path(__file__).parents[2].parent / "shared/peers/mnist"
 
@@ -356,3 +357,27 @@ def test_mean_and_spread_of_seeds():
     assert (spread["run"], spread["ACR"], spread["r=0"], spread["r=0.5"]) == ("net: spread", "0.034", "33.4", "33.4")
     assert "an estimate" in render(rows, (0.0,), spread=True)
     assert len(cells(render(rows, (0.0,), "csv"))) == 3
+
+
+def test_pairs_count_the_images_that_only_one_of_two_rows_certifies():
+    ours = entry([1.0] * 8 + [0.2, 0.0], name="ours")
+    theirs = entry([0.0, 1.0] + [0.2] * 6 + [0.0, 1.0], name="theirs", index=np.arange(9, -1, -1))
+    rows = cells(render([ours, theirs, ours], (0.5,), "csv", paired=True))
+    beside = rows[3]
+    assert (beside["run"], beside["ACR"]) == ("ours : theirs", "")
+    # by image, theirs are 1, 0, six of 0.2, 1, 0: only ours at 0.5 are images 1 to 7, only theirs image 8
+    assert beside["r=0.5"] == "7:1 (0.07)", "the sum of the 8 choose 0, 1, 7 and 8 of 256 is 18"
+    assert rows[4]["r=0.5"] == "0:0 (1)", "a row beside itself"
+
+
+def test_rounding_of_a_log_counts_for_the_log_in_pairs():
+    ours, log = entry([0.5, 0.4996, 0.5]), entry([0.4996, 0.5004, 0.498], name="log", rounding=np.full(3, 0.0005))
+    rows = cells(render([ours, log], (0.5,), "csv", paired=True))
+    assert rows[2]["r=0.5"].startswith("1:1 "), "0.4996 in print may be 0.5001"
+    rows = cells(render([log, ours], (0.5,), "csv", paired=True))
+    assert rows[2]["r=0.5"].startswith("0:2 "), "0.5004 in print may be 0.4999"
+
+
+def test_pairs_need_two_rows(log):
+    with pytest.raises(InputError, match="two or more"):
+        Table(rows=(log,), paired=True).run()
