@@ -154,9 +154,16 @@ def stability(votes: Votes, x: Images, labels: Labels, *, weight: float = 2.0) -
 
 
 def smoothadv(
-    votes: Votes, x: Images, labels: Labels, *, epsilon: float = 1.0, steps: int = 10, q: float = 0.0
+    votes: Votes,
+    x: Images,
+    labels: Labels,
+    *,
+    epsilon: float = 1.0,
+    steps: int = 10,
+    q: float = 0.0,
+    slope: float = 0.0,
 ) -> Result:
-    """SmoothAdv: cross-entropy, or with q > 0 a bounded loss, under noise at the point where PGD on g ends.
+    """SmoothAdv: cross-entropy, or with q or slope > 0 a bounded loss, under noise at the point where PGD on g ends.
 
     Salman et al. 2019, arXiv 1906.04584. Steps of length 2 epsilon / steps; pixels stay in [0, 1]. Published MNIST
     logs: epsilon 255/256.
@@ -165,6 +172,10 @@ def smoothadv(
     probability, whose limit at 0 is the cross-entropy (Zhang & Sabuncu 2018, arXiv 1805.07836, for noisy labels). It
     is bounded: images that cannot be certified that far no longer outweigh those that can. Its gradient vanishes with
     p, so it is for a classifier that is trained already. The attack stays as it is.
+
+    ``slope``, in place of q, is ours too: the loss of an image is sigmoid(slope (1/2 - p)), p the label's mean
+    probability over the draws. That is a smooth count of lost votes: images at which the vote is far from changing
+    sides, won or lost, hardly count. It wants draws enough to know p.
     """
     epsilon *= votes.strength
     point = ascend(
@@ -175,6 +186,9 @@ def smoothadv(
         onto=lambda point: x + project(point.clamp(0, 1) - x, epsilon),
     )
     logits = votes(point)
+    if slope:
+        p = _mean(logits).gather(1, labels[:, None])
+        return torch.sigmoid(slope * (0.5 - p)).mean(), logits
     loss = _each(logits, labels)
     return (-torch.expm1(-q * loss) / q if q else loss).mean(), logits
 
@@ -382,4 +396,6 @@ def hyperparameters(name: str, options: dict[str, Any]) -> dict[str, Any]:
     whole = {key: parameter.default for key, parameter in known.items()} | chosen
     if whole.get("mix_step", 0) > whole.get("steps", 0):
         raise InputError(f"mix_step of objective {name} must not exceed its steps, {whole['steps']}")
+    if whole.get("q") and whole.get("slope"):
+        raise InputError(f"objective {name} takes q or slope, not both: {whole['q']:g} and {whole['slope']:g}")
     return chosen

@@ -59,7 +59,7 @@ def stability(row: Row, weight: float) -> Tensor:
     return row.cross_entropies(clean)[0] + weight * sum(noisy) / len(noisy)
 
 
-def smoothadv(row: Row, epsilon: float, steps: int, q: float = 0.0) -> Tensor:
+def smoothadv(row: Row, epsilon: float, steps: int, q: float = 0.0, slope: float = 0.0) -> Tensor:
     epsilon = epsilon * row.strength
     delta = torch.zeros_like(row.x)
     for _ in range(steps):
@@ -68,6 +68,8 @@ def smoothadv(row: Row, epsilon: float, steps: int, q: float = 0.0) -> Tensor:
         delta = within(unclamped.clamp(0, 1) - row.x, epsilon)
         row.kinds.add("clamped" if ((unclamped < 0) | (unclamped > 1)).any() else "free")
     logits = row.logits(row.x + delta)
+    if slope:  # not theirs
+        return 1 / (1 + torch.exp(slope * (softmax(logits, 1)[:, row.label].mean() - 0.5)))
     if q:  # not theirs: Zhang & Sabuncu 2018
         return ((1 - softmax(logits, 1)[:, row.label] ** q) / q).mean()
     return row.cross_entropies(logits).mean()

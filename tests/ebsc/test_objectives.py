@@ -75,6 +75,7 @@ CASES = {
     "smoothadv, warming up": ("smoothadv", 2, 3, {"epsilon": 1.5, "steps": 5}, {"clamped"}),
     "smoothadv, bounded": ("smoothadv", 3, 0, {"epsilon": 0.6, "steps": 4, "q": 0.7}, {"clamped"}),
     "smoothadv, absolute error": ("smoothadv", 2, 3, {"epsilon": 1.5, "steps": 2, "q": 1.0}, {"clamped"}),
+    "smoothadv, lost votes": ("smoothadv", 4, 0, {"epsilon": 0.6, "steps": 2, "slope": 6.0}, {"clamped"}),
     "smoothadv, one draw": ("smoothadv", 1, 0, {"epsilon": 1.0, "steps": 3}, {"clamped"}),
     "consistency": ("consistency", 2, 0, {"weight": 5.0, "entropy": 0.5}, set()),
     "consistency, more draws": ("consistency", 4, 3, {"weight": 0.6, "entropy": 2.0}, set()),
@@ -171,7 +172,7 @@ def test_the_defaults_are_those_of_the_published_logs_at_sigma_one_half():
     assert defaults == {
         "gaussian": {},
         "stability": {"weight": 2.0},
-        "smoothadv": {"epsilon": pytest.approx(255 / 256, rel=0.005), "steps": 10, "q": 0.0},
+        "smoothadv": {"epsilon": pytest.approx(255 / 256, rel=0.005), "steps": 10, "q": 0.0, "slope": 0.0},
         "consistency": {"weight": 5.0, "entropy": 0.5},
         "macer": {"weight": 16.0, "margin": 8.0, "temperature": 16.0},
         "smoothmix": {"weight": 5.0, "steps": 4, "step": 1.0, "mix_step": 0},
@@ -193,6 +194,20 @@ def test_the_bounded_loss_of_smoothadv_goes_to_the_cross_entropy_and_never_beyon
     assert loss(0.0) > 10
     assert 0 < loss(1.0) <= 1
     assert 0 < loss(0.5) <= 2
+
+
+def test_the_loss_by_slope_is_a_smooth_count_of_lost_votes():
+    net = network("none")
+    for weight in net.classifier.parameters():
+        weight.data *= 50
+    images = torch.from_numpy(DIGITS.images[:ROWS])
+    noise = SIGMA * randomness().normal(3, *images.shape[1:])
+    p = torch.softmax(net((images / 16 + noise).flatten(0, 1)), 1).unflatten(0, (3, ROWS)).mean(0).detach()
+    labels = torch.where(torch.arange(ROWS) < 2, p.argmin(1), p.argmax(1))
+    lost = float((p[range(ROWS), labels] < 0.5).float().mean())
+    assert 2 / ROWS <= lost < 1
+    loss = learned(net, "smoothadv", levels=16, draws=3, epsilon=1e-9, steps=1, slope=1e6)
+    assert float(loss(Batch(images, labels, 0, randomness()))["loss"].detach()) == pytest.approx(lost)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -502,11 +517,12 @@ def test_hyperparameters_come_as_the_objective_wants_them():
     ("name", "options", "message"),
     [
         ("trades", {}, "unknown objective 'trades': choose one of gaussian, stability, smoothadv, consistency, macer"),
-        ("smoothadv", {"eps": 1.0}, "objective smoothadv has no 'eps': it has epsilon, steps, q"),
+        ("smoothadv", {"eps": 1.0}, "objective smoothadv has no 'eps': it has epsilon, steps, q, slope"),
         ("gaussian", {"weight": 1.0}, "objective gaussian has no 'weight': it has no hyperparameters"),
         ("macer", {"sigma": 1.0}, "objective macer has no 'sigma': it has weight, margin, temperature"),
         ("smoothadv", {"x": 1.0}, "has no 'x'"),
         ("smoothadv", {"steps": 2.5}, "steps of objective smoothadv must be a finite int of the right size, not 2.5"),
+        ("smoothadv", {"q": 1.0, "slope": 6.0}, "objective smoothadv takes q or slope, not both: 1 and 6"),
         ("catrs", {"epsilon": -0.5}, "epsilon of objective catrs must be a finite float of the right size, not -0.5"),
     ],
 )
@@ -529,6 +545,7 @@ def test_what_an_objective_does_not_have_or_take_is_refused_with_what_it_has(nam
         ("smoothadv", {"epsilon": float("nan")}),
         ("smoothadv", {"q": -0.1}),
         ("smoothadv", {"q": 1.1}),
+        ("smoothadv", {"slope": -1.0}),
         ("smoothmix", {"steps": 2, "mix_step": 3}),
     ],
 )

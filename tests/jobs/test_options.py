@@ -123,7 +123,7 @@ def test_an_option_swept_twice_is_refused(name):
 
 
 def test_a_sweep_over_hyperparameters_that_an_objective_does_not_have_is_refused():
-    with pytest.raises(InputError, match="objective smoothadv has no 'colour': it has epsilon, steps, q"):
+    with pytest.raises(InputError, match="objective smoothadv has no 'colour': it has epsilon, steps, q, slope"):
         parse_sweep(Train(objective="smoothadv"), ["hyper.colour=1"])
     with pytest.raises(InputError, match="sweep: --hyper q wide is not what these options take"):
         parse_sweep(Train(objective="smoothadv"), ["hyper.q=wide"])
