@@ -128,7 +128,12 @@ def compare(
 
 
 def _pair(one: Entry, other: Entry, radius: float) -> str:
-    """How many images only one of two rows certifies at a radius, and how likely that is if neither is the better."""
+    """How many images only one of two rows certifies at a radius, and how likely that is if neither is the better.
+
+    Empty where a row did not decide that radius.
+    """
+    if any(entry.decided is not None and radius not in entry.decided for entry in (one, other)):
+        return ""
     (sure, _), (_, may) = (entry.reaching(radius) for entry in (one, other))
     sure, may = sure[np.argsort(one.index)], may[np.argsort(other.index)]
     ours, theirs = int((sure & ~may).sum()), int((may & ~sure).sum())

@@ -370,6 +370,11 @@ def test_pairs_count_the_images_that_only_one_of_two_rows_certifies():
     assert rows[4]["r=0.5"] == "0:0 (1)", "a row beside itself"
 
 
+def test_pairs_are_of_radii_that_both_rows_decided():
+    rows = cells(render([entry([0.5, 0.5]), entry([0.5, 0.7], decided=(0.0, 0.5))], (0.5, 0.6), "csv", paired=True))
+    assert [rows[2][f"r={radius}"] for radius in ("0", "0.5", "0.6")] == ["0:0 (1)", "0:0 (1)", ""]
+
+
 def test_rounding_of_a_log_counts_for_the_log_in_pairs():
     ours, log = entry([0.5, 0.4996, 0.5]), entry([0.4996, 0.5004, 0.498], name="log", rounding=np.full(3, 0.0005))
     rows = cells(render([ours, log], (0.5,), "csv", paired=True))
