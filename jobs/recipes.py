@@ -156,6 +156,14 @@ def few(sigma: float, hyper: dict[str, float]) -> Options:
     return bounded(sigma, hyper) | {"classes": (0, 1, 2, 3, 4, 6, 7) if sigma < 1 else (0, 1, 3, 6, 7)}
 
 
+def ebsc_cnn_sigmoid(sigma: float) -> Options:
+    """As :func:`ebsc_cnn_bounded`, by a smooth count of lost votes over more draws."""
+    bounded = ebsc_cnn_bounded(sigma)
+    hyper = {"steps": 1.0, "slope": 8.0}
+    head = replace(bounded["head"], steps=6000, batch=32)
+    return bounded | {"epsilon": 3.3 * sigma, "draws": 8, "hyper": hyper, "head": head}
+
+
 def smoothadv_cnn(sigma: float) -> Options:
     """The baseline of :func:`ebsc_cnn`: its classifier under its attack, without a denoiser."""
     ours = ebsc_cnn(sigma)
@@ -190,7 +198,7 @@ RECIPES: dict[str, Callable[[float], Options]] = {
     for function in (
         *(gaussian, stability, smoothadv, consistency, macer, smoothmix, catrs),
         *(smoothadv_cnn, ebsc_small, ebsc_cnn, ebsc_cnn_far, ebsc_cnn_frozen, ebsc_cnn_bounded, ebsc_cnn_few),
-        ebsc_full,
+        *(ebsc_cnn_sigmoid, ebsc_full),
     )
 }
 """Recipes by name."""

@@ -134,6 +134,13 @@ def test_the_few_classes_are_learned_as_by_the_bounded_recipe():
         assert Train.by("ebsc-cnn-few", sigma) == dataclasses.replace(bounded, recipe="ebsc-cnn-few", classes=classes)
 
 
+def test_the_sigmoid_recipe_is_the_bounded_one_by_another_loss_on_more_draws():
+    bounded, sigmoid = Train.by("ebsc-cnn-bounded", 0.5), Train.by("ebsc-cnn-sigmoid", 0.5)
+    changes = {"epsilon": 1.65, "draws": 8, "hyper": {"steps": 1, "slope": 8}, "recipe": "ebsc-cnn-sigmoid"}
+    head = dataclasses.replace(bounded.head, steps=6000, batch=32)
+    assert sigmoid == dataclasses.replace(bounded, head=head, **changes)
+
+
 def test_an_unknown_recipe_is_answered_with_the_list():
     done = tiny.cli("train", "--recipe", "ebsc-ful")
     assert done.status == 2
