@@ -138,7 +138,7 @@ def _pair(one: Entry, other: Entry, radius: float) -> str:
     sure, may = sure[np.argsort(one.index)], may[np.argsort(other.index)]
     ours, theirs = int((sure & ~may).sum()), int((may & ~sure).sum())
     level = binomtest(ours, ours + theirs).pvalue if ours + theirs else 1.0
-    return f"{ours}:{theirs} ({level:.1g})"
+    return f"{ours}:{theirs} ({'<1e-99' if level < 1e-99 else format(level, '.1g')})"
 
 
 def _spreads(entries: list[Entry], radii: tuple[float, ...]) -> Iterator[list[str]]:

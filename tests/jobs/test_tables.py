@@ -370,6 +370,11 @@ def test_pairs_count_the_images_that_only_one_of_two_rows_certifies():
     assert rows[4]["r=0.5"] == "0:0 (1)", "a row beside itself"
 
 
+def test_a_level_too_small_for_a_number_is_not_zero_in_print():
+    rows = cells(render([entry([1.0] * 2000), entry([0.0] * 2000)], (0.5,), "csv", paired=True))
+    assert rows[2]["r=0.5"] == "2000:0 (<1e-99)"
+
+
 def test_pairs_are_of_radii_that_both_rows_decided():
     rows = cells(render([entry([0.5, 0.5]), entry([0.5, 0.7], decided=(0.0, 0.5))], (0.5, 0.6), "csv", paired=True))
     assert [rows[2][f"r={radius}"] for radius in ("0", "0.5", "0.6")] == ["0:0 (1)", "0:0 (1)", ""]
