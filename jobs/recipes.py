@@ -158,10 +158,9 @@ def few(sigma: float, hyper: dict[str, float]) -> Options:
 
 def ebsc_cnn_sigmoid(sigma: float) -> Options:
     """As :func:`ebsc_cnn_bounded`, by a smooth count of lost votes over more draws."""
-    bounded = ebsc_cnn_bounded(sigma)
-    hyper = {"steps": 1.0, "slope": 8.0}
-    head = replace(bounded["head"], steps=6000, batch=32)
-    return bounded | {"epsilon": 3.3 * sigma, "draws": 8, "hyper": hyper, "head": head}
+    base = ebsc_cnn_bounded(sigma)
+    head = replace(base["head"], steps=6000, batch=32)
+    return base | {"epsilon": 3.3 * sigma, "draws": 8, "hyper": {"steps": 1.0, "slope": 8.0}, "head": head}
 
 
 def smoothadv_cnn(sigma: float) -> Options:

@@ -99,32 +99,35 @@ def compare(
     ]
     best = _best(entries, radii, head)
     said = notes(entries, radii, rho)
+    more: list[list[str]] = []
+    blank = [""] * 6
     if spread:
-        more = list(_spreads(entries, radii))
-        body, best = body + more, best + [set[int]() for _ in more]
+        more += _spreads(entries, radii)
         said.append(
             "Mean and spread (largest less smallest) are over trainings of other seeds: an estimate of what to expect."
         )
     if envelope:
-        for row, _ in envelopes(entries):
-            body.append([row.name, *[""] * 6, *(floor_percent(row.accuracy(radius), images) for radius in radii)])
-            best.append(set())
+        more += (
+            [row.name, *blank, *(floor_percent(row.accuracy(radius), images) for radius in radii)]
+            for row, _ in envelopes(entries)
+        )
         said.append(
             "Envelope: at each radius the best row, of those that are sound. No one network does it; so the field"
             f" compares methods. The best of {len(entries)} rows is chosen after all are seen: what holds for the whole"
             f" set at once holds for it with probability {max(0.0, 1 - len(entries) * rho):g}."
         )
     if paired:
-        for other in entries[1:]:
-            cells = (_pair(entries[0], other, radius) for radius in radii)
-            body.append([f"{entries[0].name} : {other.name}", *[""] * 6, *cells])
-            best.append(set())
+        first, *others = entries
+        more += (
+            [f"{first.name} : {other.name}", *blank, *(_pair(first, other, radius) for radius in radii)]
+            for other in others
+        )
         said.append(
             "Pairs: images that only the first row certifies : only the other, with the rounding of logs in the other's"
             " favour; in brackets the level of a sign test (McNemar's, exact, two-sided). It is of one pair at one"
             " radius: among many, small ones come by chance."
         )
-    return Comparison(head, body, best, said)
+    return Comparison(head, body + more, best + [set() for _ in more], said)
 
 
 def _pair(one: Entry, other: Entry, radius: float) -> str:
