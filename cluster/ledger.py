@@ -35,10 +35,11 @@ _BEGIN = b'{"image": '
 class Ledger:
     """A run folder, held by one driver at a time.
 
-    Opening creates the folder, or continues a run of the same configuration. One line of the ledger is one finished
-    look of one image. What :meth:`append` wrote survives the end of this process, however it ends; and that of this
-    machine from the first :meth:`append`, of records or none, :data:`SYNC_EVERY` later. A look that is lost is counted
-    again, to the same counts. A last line that a crash tore is dropped.
+    Opening creates the folder, or continues a run of the same configuration; one that was kept (:func:`compress`) is
+    unpacked. One line of the ledger is one finished look of one image. What :meth:`append` wrote survives the end of
+    this process, however it ends; and that of this machine from the first :meth:`append`, of records or none,
+    :data:`SYNC_EVERY` later. A look that is lost is counted again, to the same counts. A last line that a crash tore
+    is dropped.
 
     Args:
         folder: the run folder.
@@ -53,8 +54,9 @@ class Ledger:
         self.folder = Path(folder)
         self._path = self.folder / "ledger.jsonl"
         self._synced, self._dirty = 0.0, False
-        self._held = RunFolder(folder, config, "ledger.jsonl", extends=extends)
+        self._held = RunFolder(folder, config, "ledger.jsonl", KEPT, extends=extends)
         try:
+            self._unpack()
             self._whole = self._without_torn_line()
         except BaseException:
             self._held.release()
@@ -103,6 +105,13 @@ class Ledger:
         with self._path.open("rb") as file:
             yield from _parsed(_first(file, self._whole), self._path)
 
+    def _unpack(self) -> None:
+        """Make the ledger of a run that was kept, in place of the compressed one."""
+        kept = self.folder / KEPT
+        if kept.exists() and not self._path.exists():
+            write_whole(self._path, b"".join(_unpacked(kept)))
+            kept.unlink()
+
     def _without_torn_line(self) -> int:
         """The length of the file without a torn last line, which the first append cuts off."""
         if not self._path.exists():
@@ -134,12 +143,9 @@ def recorded(folder: str | Path) -> Iterator[Record]:
                 yield from _parsed(file, path)
             return
         path = Path(folder) / KEPT
-        with lzma.open(path) as file:
-            yield from _parsed(file, path)
+        yield from _parsed(_unpacked(path), path)
     except FileNotFoundError:
         raise InputError(f"{folder} has no ledger: neither ledger.jsonl nor {KEPT}") from None
-    except (lzma.LZMAError, EOFError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
 
 
 def compress(folder: Path, into: Path) -> None:
@@ -147,6 +153,15 @@ def compress(folder: Path, into: Path) -> None:
     path = folder / "ledger.jsonl"  # the one that recorded() reads
     kept = lzma.compress(path.read_bytes()) if path.exists() else (folder / KEPT).read_bytes()
     write_whole(into / KEPT, kept)
+
+
+def _unpacked(path: Path) -> Iterator[bytes]:
+    """Lines of a compressed ledger."""
+    try:
+        with lzma.open(path) as file:
+            yield from file
+    except (lzma.LZMAError, EOFError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
 
 
 def _first(lines: Iterable[bytes], size: int) -> Iterator[bytes]:

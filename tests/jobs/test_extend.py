@@ -10,7 +10,7 @@ import tiny
 
 from cluster import certificates
 from cluster import folder as run_folder
-from cluster.ledger import Ledger
+from cluster.ledger import KEPT, Ledger
 from jobs.entries import read_entry
 
 FIXED = ["--budget", "fixed"]
@@ -24,6 +24,10 @@ def certify(place, *words, out="new"):
 
 def records(run):
     return [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+
+
+def untimed(run):
+    return [{**record, "seconds": 0.0} for record in records(run)]
 
 
 WAYS = {
@@ -122,6 +126,23 @@ def test_started_again_an_extended_run_says_the_same_and_changes_nothing(place):
     before = tiny.files(place.run)
     certify(place, "--extend", "n=1000", out="run")
     assert tiny.files(place.run) == before
+
+
+def test_a_kept_run_is_extended_as_the_run_itself_and_a_damaged_one_is_not(place):
+    kept, damaged = place.folder / "kept" / "run", place.folder / "damaged" / "run"
+    for run in (kept, damaged):
+        assert tiny.cli("verify", place.run, "--keep", run.parent).status == 0
+    certify(place, "--extend", "n=1000", out="run")
+    certify(place, "--extend", "n=1000", out="kept/run")
+    assert tiny.columns(kept) == tiny.columns(place.run)
+    assert sorted(map(json.dumps, untimed(kept))) == sorted(map(json.dumps, untimed(place.run)))
+    assert not (kept / KEPT).exists()
+    (damaged / KEPT).write_bytes((damaged / KEPT).read_bytes()[:-20])
+    before = tiny.files(damaged)
+    result = tiny.cli(*place.certify("--extend", "n=1000", out="damaged/run"))
+    assert result.status == 2
+    assert "ledger.jsonl.xz is damaged" in result.err
+    assert tiny.files(damaged) == before | {"lock": b""}
 
 
 def test_an_unfinished_run_can_be_extended_and_has_no_earlier_table(place):
