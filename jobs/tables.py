@@ -72,7 +72,8 @@ def compare(
         rho: error probability of the bound that holds for the whole set at once.
         envelope: a last row of the best of ours, and of the best published log, at each radius.
         spread: rows of mean and spread of the rows whose names differ in ``-seedN`` only.
-        paired: a row for each row but the first, of the images that only one of the two certifies.
+        paired: a row for each row but the first, of the images that only one of the two certifies, and of the
+            difference of their average certified radii.
     """
 
     def known(value: float | None, pattern: str) -> str:
@@ -119,13 +120,15 @@ def compare(
     if paired:
         first, *others = entries
         more += (
-            [f"{first.name} : {other.name}", *blank, *(_pair(first, other, radius) for radius in radii)]
+            [f"{first.name} : {other.name}", *blank[:4], _acr_difference(first, other), ""]
+            + [_pair(first, other, radius) for radius in radii]
             for other in others
         )
         said.append(
             "Pairs: images that only the first row certifies : only the other, with the rounding of logs in the other's"
             " favour; in brackets the level of a sign test (McNemar's, exact, two-sided). It is of one pair at one"
-            " radius: among many, small ones come by chance."
+            " radius: among many, small ones come by chance. ACR: that of the first row less the other's, and in"
+            " brackets the standard error of this mean over images; logs as they stand."
         )
     return Comparison(head, body + more, best + [set() for _ in more], said)
 
@@ -142,6 +145,17 @@ def _pair(one: Entry, other: Entry, radius: float) -> str:
     ours, theirs = int((sure & ~may).sum()), int((may & ~sure).sum())
     level = binomtest(ours, ours + theirs).pvalue if ours + theirs else 1.0
     return f"{ours}:{theirs} ({'<1e-99' if level < 1e-99 else format(level, '.1g')})"
+
+
+def _acr_difference(one: Entry, other: Entry) -> str:
+    """How much larger the one's average certified radius is, and the standard error of that over images.
+
+    Empty where a row stopped its images before their radii were known.
+    """
+    if any(entry.decided is not None or entry.tolerance is not None for entry in (one, other)):
+        return ""
+    more = one.radius[np.argsort(one.index)] - other.radius[np.argsort(other.index)]
+    return f"{more.mean():+.3f} ({more.std(ddof=1) / np.sqrt(len(more)):.3f})" if len(more) > 1 else ""
 
 
 def _spreads(entries: list[Entry], radii: tuple[float, ...]) -> Iterator[list[str]]:

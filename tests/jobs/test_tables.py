@@ -364,7 +364,8 @@ def test_pairs_count_the_images_that_only_one_of_two_rows_certifies():
     theirs = entry([0.0, 1.0] + [0.2] * 6 + [0.0, 1.0], name="theirs", index=np.arange(9, -1, -1))
     rows = cells(render([ours, theirs, ours], (0.5,), "csv", paired=True))
     beside = rows[3]
-    assert (beside["run"], beside["ACR"]) == ("ours : theirs", "")
+    # differences of radii are 0, 1, six times 0.8, -0.8, 0: sum 5, sum of squares 5.48; sqrt((5.48 - 2.5) / 9 / 10)
+    assert (beside["run"], beside["ACR"], beside["abstain"]) == ("ours : theirs", "+0.500 (0.182)", "")
     # by image, theirs are 1, 0, six of 0.2, 1, 0: only ours at 0.5 are images 1 to 7, only theirs image 8
     assert beside["r=0.5"] == "7:1 (0.07)", "the sum of the 8 choose 0, 1, 7 and 8 of 256 is 18"
     assert rows[4]["r=0.5"] == "0:0 (1)", "a row beside itself"
@@ -378,6 +379,9 @@ def test_a_level_too_small_for_a_number_is_not_zero_in_print():
 def test_pairs_are_of_radii_that_both_rows_decided():
     rows = cells(render([entry([0.5, 0.5]), entry([0.5, 0.7], decided=(0.0, 0.5))], (0.5, 0.6), "csv", paired=True))
     assert [rows[2][f"r={radius}"] for radius in ("0", "0.5", "0.6")] == ["0:0 (1)", "0:0 (1)", ""]
+    assert rows[2]["ACR"] == "", "the second row's radii are lower bounds"
+    known = entry([0.5, 0.7], tolerance={"accuracy": None, "acr": 0.1})
+    assert cells(render([entry([0.5, 0.5]), known], (0.5,), "csv", paired=True))[2]["ACR"] == ""
 
 
 def test_rounding_of_a_log_counts_for_the_log_in_pairs():
