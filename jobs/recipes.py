@@ -158,9 +158,19 @@ def few(sigma: float, hyper: dict[str, float]) -> Options:
 
 def ebsc_cnn_sigmoid(sigma: float) -> Options:
     """As :func:`ebsc_cnn_bounded`, by a smooth count of lost votes over more draws."""
-    base = ebsc_cnn_bounded(sigma)
-    head = replace(base["head"], steps=6000, batch=32)
-    return base | {"epsilon": 3.3 * sigma, "draws": 8, "hyper": {"steps": 1.0, "slope": 8.0}, "head": head}
+    frozen = ebsc_cnn_frozen(sigma)
+    head = replace(frozen["head"], steps=6000, batch=32)
+    return frozen | sigmoid(sigma, frozen["hyper"]) | {"head": head}
+
+
+def sigmoid(sigma: float, hyper: dict[str, float]) -> Options:
+    """As :func:`bounded`, by a smooth count of lost votes over more draws."""
+    return bounded(sigma, hyper) | {"epsilon": 3.3 * sigma, "draws": 8, "hyper": hyper | {"slope": 8.0}}
+
+
+def few_sigmoid(sigma: float, hyper: dict[str, float]) -> Options:
+    """As :func:`few`, by the loss of :func:`sigmoid`."""
+    return few(sigma, hyper) | sigmoid(sigma, hyper)
 
 
 def smoothadv_cnn(sigma: float) -> Options:
@@ -202,8 +212,8 @@ RECIPES: dict[str, Callable[[float], Options]] = {
 }
 """Recipes by name."""
 
-FURTHER = {"bounded": bounded, "few": few}
-"""Changes that continue a training by SmoothAdv for radii near three sigma."""
+FURTHER = {"bounded": bounded, "few": few, "few-sigmoid": few_sigmoid}
+"""Changes that continue a training by SmoothAdv for radii near three sigma, to be certified with p_B."""
 
 
 def options(recipe: str, sigma: float) -> Options:

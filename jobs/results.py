@@ -29,7 +29,7 @@ class Programme:
         ebsc_changes, baseline_changes: options in which the trainings differ from them.
         plug_in: schedule of the linear classifier that is trained beside an energy.
         sigmas: of the headline rows.
-        bounded: of these, where rows and baselines are also continued with a bounded loss, by all classes and by few,
+        bounded: of these, where rows and baselines are also continued with bounded losses, by all classes and by few,
             for radii near three sigma, and certified with p_B.
         middle: sigma of the ablations.
         classifiers: of the headline rows; the first is that of the ablations.
@@ -72,9 +72,9 @@ class Programme:
         for sigma in self.sigmas:
             rows: list[str] = []
             for seed in self.seeds:
-                for name, step in self._pairs(setting, sigma, seed):
+                for name, step, far in self._pairs(setting, sigma, seed):
                     yield step
-                    yield setting.certify(name, name, two_sided="q" in step.command.hyper)
+                    yield setting.certify(name, name, two_sided=far)
                     rows.append(name)
             peers = tuple(log for log in setting.peers if named_sigma(log) == sigma)
             several = len(self.seeds) > 1
@@ -98,11 +98,14 @@ class Programme:
         yield Step("Verify all runs, and keep them with their votes", verify, kept / runs[-1] / "ledger.jsonl.xz")
         yield from self._releases(setting)
 
-    def _pairs(self, setting: Setting, sigma: float, seed: int) -> Iterator[tuple[str, Step]]:
-        """An energy, and with each classifier the EBSC and its baseline; both also continued for large radii."""
+    def _pairs(self, setting: Setting, sigma: float, seed: int) -> Iterator[tuple[str, Step, bool]]:
+        """An energy, and with each classifier the EBSC and its baseline, both also continued for large radii.
+
+        Names, trainings, and whether these are for large radii.
+        """
         energy = self._name("plug-in", "linear", sigma, seed)
         title = f"Learn the energy at sigma {sigma:g}, seed {seed}, and a linear classifier on clean images"
-        yield energy, setting.train(title, energy, self._plug_in(self._ebsc(sigma, seed)))
+        yield energy, setting.train(title, energy, self._plug_in(self._ebsc(sigma, seed))), False
         for classifier in self.classifiers:
             at = f"{classifier} at sigma {sigma:g}, seed {seed}"
             ours = self._ebsc(sigma, seed, classifier=classifier, start_from=setting.model(energy))
@@ -112,11 +115,11 @@ class Programme:
                 ("baseline", f"Its baseline: {at}, without a denoiser", alone),
             ):
                 name = self._name(kind, classifier, sigma, seed)
-                yield name, setting.train(title, name, train)
+                yield name, setting.train(title, name, train), False
                 for how, changes in FURTHER.items() if sigma in self.bounded else ():
                     further = self._name(f"{kind}-{how}", classifier, sigma, seed)
                     on = replace(train, start_from=setting.model(name), **changes(sigma, train.hyper))
-                    yield further, setting.train(f"{title}, continued: {how}", further, on)
+                    yield further, setting.train(f"{title}, continued: {how}", further, on), True
 
     def _ablations(self, setting: Setting) -> Iterator[tuple[str, str, Train]]:
         """One thing changed at a time, from the first classifier's EBSC at the middle sigma."""

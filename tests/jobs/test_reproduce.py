@@ -17,6 +17,7 @@ from jobs.certify import Certify
 from jobs.cli import parse
 from jobs.entries import read_entry
 from jobs.options import command_line
+from jobs.recipes import FURTHER
 from jobs.reproduce import STORIES, Reproduce
 from jobs.train import Train
 
@@ -135,16 +136,21 @@ def test_the_full_programme_is_that_of_the_issue():
         assert (alone.sigma, alone.classifier, alone.head.seed, alone.denoiser) == (sigma, classifier, seed, "none")
         attack = ("objective", "epsilon", "draws", "hyper", "ramp")
         assert [getattr(ours, name) for name in attack] == [getattr(alone, name) for name in attack]
-        for (kind, before), loss in itertools.product((("ebsc", ours), ("baseline", alone)), ("bounded", "few")):
+        for (kind, before), loss in itertools.product((("ebsc", ours), ("baseline", alone)), FURTHER):
             further = trained.get(named(f"{kind}-{loss}", classifier, sigma, seed))
             assert (further is not None) == (sigma in (0.75, 1.0))
             if further:
                 changed = ("epsilon", "hyper", "joint", "denoising", "ramp", "held_out", "classes", "out", "start_from")
+                changed += ("draws",) * (loss == "few-sigmoid")
                 assert further == dataclasses.replace(before, **{name: getattr(further, name) for name in changed})
-                assert (further.epsilon, further.hyper) == (3 * sigma, {"steps": 10, "q": 1})
+                assert (further.epsilon, further.draws, further.hyper) == (
+                    (3.3 * sigma, 8, {"steps": 10, "slope": 8})
+                    if loss == "few-sigmoid"
+                    else (3 * sigma, before.draws, {"steps": 10, "q": 1})
+                )
                 assert (further.joint, further.denoising, further.ramp, further.held_out) == (False, 0, 300, 0)
                 assert (len(further.classes), further.start_from) == (
-                    {"bounded": 0, "few": 7 if sigma < 1 else 5}[loss],
+                    0 if loss == "bounded" else 7 if sigma < 1 else 5,
                     before.folder,
                 )
 
@@ -175,7 +181,7 @@ def test_the_programme_of_results_runs_to_the_end_and_its_rows_can_be_verified(t
     assert {"ebsc-linear-0.25-seed1", "baseline-linear-0.25", "frozen-energy"} < {run.name for run in kept}
     assert tiny.cli("verify", *kept).status == 0
     assert {path.name for path in (folder / "released").iterdir()} == {
-        f"ebsc{loss}-digits-0.25" for loss in ("", "-bounded", "-few")
+        f"ebsc{loss}-digits-0.25" for loss in ("", "-bounded", "-few", "-few-sigmoid")
     }
     assert "ebsc release" in (folder / "story.md").read_text()
 
