@@ -74,6 +74,7 @@ class Ledger:
     def extend(self) -> None:
         """A run that this one extends becomes this one; see :meth:`cluster.folder.RunFolder.extend`."""
         self._held.extend(certificates.FILES)
+        (self.folder / KEPT).unlink(missing_ok=True)  # its records are all in the ledger
 
     def append(self, records: list[Record], seconds: np.ndarray) -> None:
         """Record finished looks, with the worker seconds that each took."""
@@ -106,11 +107,12 @@ class Ledger:
             yield from _parsed(_first(file, self._whole), self._path)
 
     def _unpack(self) -> None:
-        """Make the ledger of a run that was kept, in place of the compressed one."""
+        """Make the ledger of a run that was kept; the compressed one stays until :meth:`extend`."""
         kept = self.folder / KEPT
-        if kept.exists() and not self._path.exists():
+        if kept.exists() and not (self._path.exists() and self._path.stat().st_size):
             write_whole(self._path, b"".join(_unpacked(kept)))
-            kept.unlink()
+            self._dirty = True
+            self._sync(0.0)
 
     def _without_torn_line(self) -> int:
         """The length of the file without a torn last line, which the first append cuts off."""

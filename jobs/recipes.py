@@ -165,7 +165,7 @@ def ebsc_cnn_sigmoid(sigma: float) -> Options:
 
 def sigmoid(sigma: float, hyper: dict[str, float]) -> Options:
     """As :func:`bounded`, by a smooth count of lost votes over more draws."""
-    return bounded(sigma, hyper) | {"epsilon": 3.3 * sigma, "draws": 8, "hyper": hyper | {"slope": 8.0}}
+    return bounded(sigma, hyper) | {"epsilon": round(3.3 * sigma, 6), "draws": 8, "hyper": hyper | {"slope": 8.0}}
 
 
 def few_sigmoid(sigma: float, hyper: dict[str, float]) -> Options:

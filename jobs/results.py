@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.ledger import KEPT
 from ebsc.training import Schedule
 from jobs.entries import named_sigma
 from jobs.recipes import FURTHER
@@ -29,8 +30,8 @@ class Programme:
         ebsc_changes, baseline_changes: options in which the trainings differ from them.
         plug_in: schedule of the linear classifier that is trained beside an energy.
         sigmas: of the headline rows.
-        bounded: of these, where rows and baselines are also continued with bounded losses, by all classes and by few,
-            for radii near three sigma, and certified with p_B.
+        bounded: of these, where rows and baselines are also continued with bounded losses
+            (:data:`jobs.recipes.FURTHER`), for radii near three sigma, and certified with p_B.
         middle: sigma of the ablations.
         classifiers: of the headline rows; the first is that of the ablations.
         seeds: of the headline rows; ablations have the first, and the model of the first is released.
@@ -95,13 +96,13 @@ class Programme:
         kept = setting.folder / "kept"
         runs = [*headline, *ablations, plain]
         verify = Verify(runs=tuple(map(setting.run, runs)), data_root=setting.data_root, keep=kept)
-        yield Step("Verify all runs, and keep them with their votes", verify, kept / runs[-1] / "ledger.jsonl.xz")
+        yield Step("Verify all runs, and keep them with their votes", verify, kept / runs[-1] / KEPT)
         yield from self._releases(setting)
 
     def _pairs(self, setting: Setting, sigma: float, seed: int) -> Iterator[tuple[str, Step, bool]]:
         """An energy, and with each classifier the EBSC and its baseline, both also continued for large radii.
 
-        Names, trainings, and whether these are for large radii.
+        Yields names, trainings, and whether they are for large radii.
         """
         energy = self._name("plug-in", "linear", sigma, seed)
         title = f"Learn the energy at sigma {sigma:g}, seed {seed}, and a linear classifier on clean images"

@@ -127,8 +127,8 @@ def compare(
         said.append(
             "Pairs: images that only the first row certifies : only the other, with the rounding of logs in the other's"
             " favour; in brackets the level of a sign test (McNemar's, exact, two-sided). It is of one pair at one"
-            " radius: among many, small ones come by chance. ACR: that of the first row less the other's, and in"
-            " brackets the standard error of this mean over images; logs as they stand."
+            " radius: among many, small ones come by chance. ACR, where both have a fixed budget: that of the first"
+            " row less the other's, and in brackets the standard error of this mean over images; logs as they stand."
         )
     return Comparison(head, body + more, best + [set() for _ in more], said)
 
@@ -152,10 +152,13 @@ def _acr_difference(one: Entry, other: Entry) -> str:
 
     Empty where a row stopped its images before their radii were known.
     """
-    if any(entry.decided is not None or entry.tolerance is not None for entry in (one, other)):
+    if any(entry.decided is not None for entry in (one, other)):
         return ""
     more = one.radius[np.argsort(one.index)] - other.radius[np.argsort(other.index)]
-    return f"{more.mean():+.3f} ({more.std(ddof=1) / np.sqrt(len(more)):.3f})" if len(more) > 1 else ""
+    if len(more) < 2:
+        return ""
+    error = more.std(ddof=1) / np.sqrt(len(more))
+    return f"{more.mean():+.3f} ({ceil(1000 * error) / 1000:.3f})"
 
 
 def _spreads(entries: list[Entry], radii: tuple[float, ...]) -> Iterator[list[str]]:
@@ -396,7 +399,7 @@ class Table:
     spread: bool = False
     """Add mean and spread of rows that are one training with several seeds, by their names: NAME, NAME-seed1, ..."""
     paired: bool = False
-    """Add, for each row but the first, how many images only the first certifies and how many only the other."""
+    """Add, for each row but the first, how many images only one of the two certifies, and the difference of ACRs."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Write here instead of to the terminal."""
     plot: Path | None = None

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from cluster.folder import read_config
-from cluster.ledger import Ledger
+from cluster.ledger import KEPT, Ledger
 from ebsc.errors import InputError
 
 CONFIG = {"question": {"seed": 0, "budget": {"kind": "fixed", "n": 100}}, "options": {"workers": 1}}
@@ -105,9 +105,11 @@ def test_a_foreign_file_is_refused_and_left_alone(tmp_path, text):
     assert tiny.files(tmp_path) == before
 
 
-def test_a_ledger_without_its_config_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["ledger.jsonl", KEPT])
+def test_a_ledger_without_its_config_is_refused(tmp_path, name):
     fill(tmp_path)
     (tmp_path / "config.json").unlink()
+    (tmp_path / "ledger.jsonl").rename(tmp_path / name)
     before = tiny.files(tmp_path)
     with pytest.raises(InputError, match=r"no config\.json"):
         Ledger(tmp_path, CONFIG)

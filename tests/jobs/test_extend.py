@@ -132,10 +132,17 @@ def test_a_kept_run_is_extended_as_the_run_itself_and_a_damaged_one_is_not(place
     kept, damaged = place.folder / "kept" / "run", place.folder / "damaged" / "run"
     for run in (kept, damaged):
         assert tiny.cli("verify", place.run, "--keep", run.parent).status == 0
+    recorded, packed = (place.run / "ledger.jsonl").read_bytes(), (kept / KEPT).read_bytes()
     certify(place, "--extend", "n=1000", out="run")
     certify(place, "--extend", "n=1000", out="kept/run")
     assert tiny.columns(kept) == tiny.columns(place.run)
     assert sorted(map(json.dumps, untimed(kept))) == sorted(map(json.dumps, untimed(place.run)))
+    extended = (kept / "ledger.jsonl").read_bytes()
+    assert extended.startswith(recorded)
+    assert not (kept / KEPT).exists()
+    (kept / KEPT).write_bytes(packed)  # as a kill between the two would leave it
+    certify(place, "--extend", "n=1000", out="kept/run")
+    assert (kept / "ledger.jsonl").read_bytes() == extended
     assert not (kept / KEPT).exists()
     (damaged / KEPT).write_bytes((damaged / KEPT).read_bytes()[:-20])
     before = tiny.files(damaged)

@@ -144,7 +144,7 @@ def test_the_full_programme_is_that_of_the_issue():
                 changed += ("draws",) * (loss == "few-sigmoid")
                 assert further == dataclasses.replace(before, **{name: getattr(further, name) for name in changed})
                 assert (further.epsilon, further.draws, further.hyper) == (
-                    (3.3 * sigma, 8, {"steps": 10, "slope": 8})
+                    (round(3.3 * sigma, 6), 8, {"steps": 10, "slope": 8})
                     if loss == "few-sigmoid"
                     else (3 * sigma, before.draws, {"steps": 10, "q": 1})
                 )
