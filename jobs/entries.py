@@ -84,6 +84,10 @@ class Entry:
         right = self.radius > 0
         return (self.radius - slack >= radius) & right, (self.radius + slack >= radius) & right
 
+    def by_image(self, values: np.ndarray) -> np.ndarray:
+        """Values of this row's images, shape (N,), in the order of their indices: rows over the same images align."""
+        return values[np.argsort(self.index)]
+
     @property
     def acr(self) -> float:
         """Average certified radius; wrong or abstaining images count 0."""
@@ -202,7 +206,7 @@ def common_images(entries: list[Entry]) -> list[Entry]:
     if not len(images):
         raise InputError("these runs have no image in common")
     entries = [entry.only(images) for entry in entries]
-    known = [(entry.name, entry.label[np.argsort(entry.index)]) for entry in entries if entry.label is not None]
+    known = [(entry.name, entry.by_image(entry.label)) for entry in entries if entry.label is not None]
     for name, labels in known[1:]:
         if not np.array_equal(labels, known[0][1]):
             raise InputError(f"{known[0][0]} and {name} are about different images: their labels differ")

@@ -132,8 +132,7 @@ def ebsc_cnn_frozen(sigma: float) -> Options:
 
 def ebsc_cnn_bounded(sigma: float) -> Options:
     """As :func:`ebsc_cnn_frozen`, by a bounded loss: to go on from an EBSC, for radii near three times sigma."""
-    frozen = ebsc_cnn_frozen(sigma)
-    return frozen | bounded(sigma, frozen["hyper"])
+    return _continued(sigma, bounded)
 
 
 def bounded(sigma: float, hyper: dict[str, float]) -> Options:
@@ -147,8 +146,7 @@ def bounded(sigma: float, hyper: dict[str, float]) -> Options:
 
 def ebsc_cnn_few(sigma: float) -> Options:
     """As :func:`ebsc_cnn_bounded`, by some of MNIST's digits alone; for sigma 0.75 and above."""
-    frozen = ebsc_cnn_frozen(sigma)
-    return frozen | few(sigma, frozen["hyper"])
+    return _continued(sigma, few)
 
 
 def few(sigma: float, hyper: dict[str, float]) -> Options:
@@ -158,9 +156,8 @@ def few(sigma: float, hyper: dict[str, float]) -> Options:
 
 def ebsc_cnn_sigmoid(sigma: float) -> Options:
     """As :func:`ebsc_cnn_bounded`, by a smooth count of lost votes over more draws."""
-    frozen = ebsc_cnn_frozen(sigma)
-    head = replace(frozen["head"], steps=6000, batch=32)
-    return frozen | sigmoid(sigma, frozen["hyper"]) | {"head": head}
+    continued = _continued(sigma, sigmoid)
+    return continued | {"head": replace(continued["head"], steps=6000, batch=32)}
 
 
 def sigmoid(sigma: float, hyper: dict[str, float]) -> Options:
@@ -171,6 +168,12 @@ def sigmoid(sigma: float, hyper: dict[str, float]) -> Options:
 def few_sigmoid(sigma: float, hyper: dict[str, float]) -> Options:
     """As :func:`few`, by the loss of :func:`sigmoid`."""
     return few(sigma, hyper) | sigmoid(sigma, hyper)
+
+
+def _continued(sigma: float, changes: Callable[[float, dict[str, float]], Options]) -> Options:
+    """:func:`ebsc_cnn_frozen` with the changes of one of :data:`FURTHER`."""
+    frozen = ebsc_cnn_frozen(sigma)
+    return frozen | changes(sigma, frozen["hyper"])
 
 
 def smoothadv_cnn(sigma: float) -> Options:

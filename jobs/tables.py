@@ -75,55 +75,27 @@ def compare(
         paired: a row for each row but the first, of the images that only one of the two certifies, and of the
             difference of their average certified radii.
     """
-
-    def known(value: float | None, pattern: str) -> str:
-        return "" if value is None else format(value, pattern)
-
-    images = len(entries[0].index)
     radii = radii if 0.0 in radii else (0.0, *radii)
-    head = [
-        "run",
-        "sigma",
-        "n",
-        "alpha",
-        "draws/image",
-        "ACR",
-        "abstain",
-        *(f"r={spelled(radius)}" for radius in radii),
-    ]
-    body = [
-        [entry.name, known(entry.sigma, "g"), known(entry.n, "d"), known(entry.alpha, "g")]
-        + ["" if entry.draws is None else f"{entry.draws.mean():.0f}"]
-        + [floor_radius(entry.acr), floor_percent(float(entry.abstained.mean()), images)]
-        + [floor_percent(entry.accuracy(radius), images) for radius in radii]
-        for entry in entries
-    ]
+    columns = ["run", "sigma", "n", "alpha", "draws/image", "ACR", "abstain"]
+    head = [*columns, *(f"r={spelled(radius)}" for radius in radii)]
+    body = [_row(entry, radii) for entry in entries]
     best = _best(entries, radii, head)
     said = notes(entries, radii, rho)
     more: list[list[str]] = []
-    blank = [""] * 6
     if spread:
         more += _spreads(entries, radii)
         said.append(
             "Mean and spread (largest less smallest) are over trainings of other seeds: an estimate of what to expect."
         )
     if envelope:
-        more += (
-            [row.name, *blank, *(floor_percent(row.accuracy(radius), images) for radius in radii)]
-            for row, _ in envelopes(entries)
-        )
+        more += _envelopes(entries, radii)
         said.append(
             "Envelope: at each radius the best row, of those that are sound. No one network does it; so the field"
             f" compares methods. The best of {len(entries)} rows is chosen after all are seen: what holds for the whole"
             f" set at once holds for it with probability {max(0.0, 1 - len(entries) * rho):g}."
         )
     if paired:
-        first, *others = entries
-        more += (
-            [f"{first.name} : {other.name}", *blank[:4], _acr_difference(first, other), ""]
-            + [_pair(first, other, radius) for radius in radii]
-            for other in others
-        )
+        more += _pairs(entries, radii)
         said.append(
             "Pairs: images that only the first row certifies : only the other, with the rounding of logs in the other's"
             " favour; in brackets the level of a sign test (McNemar's, exact, two-sided). It is of one pair at one"
@@ -131,6 +103,33 @@ def compare(
             " row less the other's, and in brackets the standard error of this mean over images; logs as they stand."
         )
     return Comparison(head, body + more, best + [set() for _ in more], said)
+
+
+def _row(entry: Entry, radii: tuple[float, ...]) -> list[str]:
+    def known(value: float | None, pattern: str) -> str:
+        return "" if value is None else format(value, pattern)
+
+    images = len(entry.index)
+    return [
+        *(entry.name, known(entry.sigma, "g"), known(entry.n, "d"), known(entry.alpha, "g")),
+        "" if entry.draws is None else f"{entry.draws.mean():.0f}",
+        *(floor_radius(entry.acr), floor_percent(float(entry.abstained.mean()), images)),
+        *(floor_percent(entry.accuracy(radius), images) for radius in radii),
+    ]
+
+
+def _envelopes(entries: list[Entry], radii: tuple[float, ...]) -> Iterator[list[str]]:
+    """The best of our rows, and of the published logs, at each radius."""
+    for row, _ in envelopes(entries):
+        yield [row.name, *[""] * 6, *(floor_percent(row.accuracy(radius), len(row.index)) for radius in radii)]
+
+
+def _pairs(entries: list[Entry], radii: tuple[float, ...]) -> Iterator[list[str]]:
+    """The first row beside each other one."""
+    first, *others = entries
+    for other in others:
+        counts = (_pair(first, other, radius) for radius in radii)
+        yield [f"{first.name} : {other.name}", *[""] * 4, _acr_difference(first, other), "", *counts]
 
 
 def _pair(one: Entry, other: Entry, radius: float) -> str:
@@ -141,7 +140,7 @@ def _pair(one: Entry, other: Entry, radius: float) -> str:
     if any(entry.decided is not None and radius not in entry.decided for entry in (one, other)):
         return ""
     (sure, _), (_, may) = (entry.reaching(radius) for entry in (one, other))
-    sure, may = sure[np.argsort(one.index)], may[np.argsort(other.index)]
+    sure, may = one.by_image(sure), other.by_image(may)
     ours, theirs = int((sure & ~may).sum()), int((may & ~sure).sum())
     level = binomtest(ours, ours + theirs).pvalue if ours + theirs else 1.0
     return f"{ours}:{theirs} ({'<1e-99' if level < 1e-99 else format(level, '.1g')})"
@@ -154,7 +153,7 @@ def _acr_difference(one: Entry, other: Entry) -> str:
     """
     if any(entry.decided is not None for entry in (one, other)):
         return ""
-    more = one.radius[np.argsort(one.index)] - other.radius[np.argsort(other.index)]
+    more = one.by_image(one.radius) - other.by_image(other.radius)
     if len(more) < 2:
         return ""
     error = more.std(ddof=1) / np.sqrt(len(more))
