@@ -98,9 +98,10 @@ class Certify:
     alpha: float = 0.001
     """Probability that a certificate is wrong, for each image."""
     extend: tuple[str, ...] = ()
-    """Extend a finished run, keeping every draw: give its command again with --extend n=1000000 (more draws) or
-    --extend radii=0:3:0.1 (more radii). Several extensions are listed in the order made, the old ones too: --extend
-    n=1000000 radii=0:3:0.1. The tables before are kept in RUN/earlier."""
+    """Extend a finished run, keeping every draw: give its command again with --extend n=1000000 (more draws), --extend
+    radii=0:3:0.1 (more radii) or, of a fixed budget, --extend two-sided (the other bound, from the same votes). Several
+    extensions are listed in the order made, the old ones too: --extend n=1000000 radii=0:3:0.1. The tables before are
+    kept in RUN/earlier."""
     seed: int = 0
     """Seed of all draws."""
     lattice: bool = True
@@ -288,10 +289,15 @@ def _extended(budget: Budget, word: str) -> Budget:
     name, _, value = word.partition("=")
     if name == "n" and value.isdecimal():
         return replace(budget, n=int(value), extends=(*budget.extends, budget.n))
-    if name == "radii" and isinstance(budget, Sequential):
-        return replace(budget, radii=tuple(sorted({*budget.radii, *parse_radii(value)})))
-    also = " or radii=START:STOP:STEP" if isinstance(budget, Sequential) else ""
-    raise InputError(f"extend {word!r}: give n=DRAWS{also}")
+    if isinstance(budget, Sequential):
+        also = "radii=START:STOP:STEP"
+        if name == "radii":
+            return replace(budget, radii=tuple(sorted({*budget.radii, *parse_radii(value)})))
+    else:
+        also = "two-sided"
+        if word == also:  # sequential votes would have stopped elsewhere
+            return replace(budget, two_sided=True)
+    raise InputError(f"extend {word!r}: give n=DRAWS or {also}")
 
 
 def _show(reporter: Reporter, folder: Path, pool: Pool) -> Callable[[Status], None]:

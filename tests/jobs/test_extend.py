@@ -65,6 +65,19 @@ def test_an_extended_fixed_budget_certifies_what_the_larger_one_does(place, word
     assert tiny.columns(extended) == tiny.columns(certify(place, *words, "--n", 1000, out="plain"))
 
 
+@pytest.mark.parametrize("more", [[], ["n=1000"]], ids=["alone", "and n"])
+def test_a_fixed_budget_takes_the_two_sided_bound_from_the_same_votes(place, more):
+    run = certify(place, *FIXED)
+    recorded, one_sided = (run / "ledger.jsonl").read_bytes(), tiny.columns(run)
+    certify(place, *FIXED, "--extend", "two-sided")
+    assert (run / "ledger.jsonl").read_bytes() == recorded
+    assert tiny.columns(run)["radius"] != one_sided["radius"]
+    assert tiny.columns(run / "earlier" / "0") == one_sided
+    certify(place, *FIXED, "--extend", "two-sided", *more)
+    extend = ["--extend", *more] if more else []
+    assert tiny.columns(run) == tiny.columns(certify(place, *FIXED, "--two-sided", *extend, out="fresh"))
+
+
 def test_with_more_radii_a_run_is_one_that_was_asked_for_all_of_them(place):
     extended = certify(place, "--n", 1000, "--radii", 0)
     certify(place, "--n", 1000, "--radii", 0, "--extend", "radii=0:1:0.5")
@@ -239,6 +252,7 @@ def test_an_extended_run_goes_on_only_under_its_own_command_or_a_longer_one(plac
         (["n=600", "n=500"], "larger n: not 500 after 200, 600"),
         ([f"n={2**31}"], r"below 2\^31"),
         (["nonsense"], "extend 'nonsense': give n=DRAWS or radii="),
+        (["two-sided"], "extend 'two-sided': give n=DRAWS or radii="),
         (["n"], "extend 'n': give n=DRAWS"),
         (["n="], "extend 'n=': give n=DRAWS"),
         (["n=-5"], "give n=DRAWS"),
@@ -263,9 +277,9 @@ def test_what_is_no_extension_of_the_run_is_refused_and_changes_nothing(place, w
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("radii=0:1:0.5", "extend 'radii=0:1:0.5': give n=DRAWS$"),
+        ("radii=0:1:0.5", "extend 'radii=0:1:0.5': give n=DRAWS or two-sided$"),
         ("n=100", "larger n: not 100 after 200"),
-        ("x", "give n=DRAWS$"),
+        ("x", "give n=DRAWS or two-sided$"),
     ],
 )
 def test_a_fixed_budget_has_no_radii_to_extend(place, word, message):
