@@ -122,6 +122,13 @@ def test_what_is_swept_beside_sigma_is_not_the_recipes(tmp_path, monkeypatch):
     assert [(p.sigma, p.epsilon) for p in found] == [(0.5, 1), (0.5, 2), (1, 1), (1, 2)]
 
 
+def test_the_recipe_of_more_draws_is_the_frozen_one_on_four_draws_of_half_as_many_images():
+    draws, frozen = Train.by("ebsc-cnn-draws", 1.0), Train.by("ebsc-cnn-frozen", 1.0)
+    changes = {"epsilon": 1.5, "draws": 4, "ramp": 0, "held_out": 0, "recipe": "ebsc-cnn-draws"}
+    head = dataclasses.replace(frozen.head, batch=32, learning_rate=1e-3)
+    assert draws == dataclasses.replace(frozen, head=head, **changes)
+
+
 def test_the_bounded_recipe_is_the_frozen_one_for_three_sigma_without_picking():
     bounded, frozen = Train.by("ebsc-cnn-bounded", 0.75), Train.by("ebsc-cnn-frozen", 0.75)
     changes = {"epsilon": 2.25, "hyper": {"steps": 1, "q": 1}, "held_out": 0, "recipe": "ebsc-cnn-bounded"}
