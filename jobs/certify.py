@@ -289,14 +289,11 @@ def _extended(budget: Budget, word: str) -> Budget:
     name, _, value = word.partition("=")
     if name == "n" and value.isdecimal():
         return replace(budget, n=int(value), extends=(*budget.extends, budget.n))
-    if isinstance(budget, Sequential):
-        also = "radii=START:STOP:STEP"
-        if name == "radii":
-            return replace(budget, radii=tuple(sorted({*budget.radii, *parse_radii(value)})))
-    else:
-        also = "two-sided"
-        if word == also:  # sequential votes would have stopped elsewhere
-            return replace(budget, two_sided=True)
+    if name == "radii" and isinstance(budget, Sequential):
+        return replace(budget, radii=tuple(sorted({*budget.radii, *parse_radii(value)})))
+    if word == "two-sided" and isinstance(budget, Fixed):  # sequential votes would have stopped elsewhere
+        return replace(budget, two_sided=True)
+    also = "two-sided" if isinstance(budget, Fixed) else "radii=START:STOP:STEP"
     raise InputError(f"extend {word!r}: give n=DRAWS or {also}")
 
 

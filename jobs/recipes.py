@@ -131,9 +131,9 @@ def ebsc_cnn_frozen(sigma: float) -> Options:
 
 
 def ebsc_cnn_draws(sigma: float) -> Options:
-    """As :func:`ebsc_cnn_frozen`, on four draws of half as many images: attacks closer to those on the vote itself.
+    """As :func:`ebsc_cnn_frozen`, on four draws of half as many images, in smaller steps; no weights are picked.
 
-    Meant to go on from an EBSC by :func:`ebsc_cnn`, for a high average certified radius.
+    Meant to go on from an EBSC by :func:`ebsc_cnn`, at sigma 1 for a higher average certified radius.
     """
     frozen = ebsc_cnn_frozen(sigma)
     head = replace(frozen["head"], batch=32, learning_rate=1e-3)

@@ -65,17 +65,27 @@ def test_an_extended_fixed_budget_certifies_what_the_larger_one_does(place, word
     assert tiny.columns(extended) == tiny.columns(certify(place, *words, "--n", 1000, out="plain"))
 
 
-@pytest.mark.parametrize("more", [[], ["n=1000"]], ids=["alone", "and n"])
-def test_a_fixed_budget_takes_the_two_sided_bound_from_the_same_votes(place, more):
+def test_a_fixed_budget_takes_the_two_sided_bound_from_the_same_votes(place):
     run = certify(place, *FIXED)
     recorded, one_sided = (run / "ledger.jsonl").read_bytes(), tiny.columns(run)
+    assert tiny.cli("verify", run, "--no-labels", "--keep", place.folder / "kept").status == 0
     certify(place, *FIXED, "--extend", "two-sided")
     assert (run / "ledger.jsonl").read_bytes() == recorded
     assert tiny.columns(run)["radius"] != one_sided["radius"]
     assert tiny.columns(run / "earlier" / "0") == one_sided
-    certify(place, *FIXED, "--extend", "two-sided", *more)
-    extend = ["--extend", *more] if more else []
-    assert tiny.columns(run) == tiny.columns(certify(place, *FIXED, "--two-sided", *extend, out="fresh"))
+    fresh = tiny.columns(certify(place, *FIXED, "--two-sided", out="fresh"))
+    assert tiny.columns(run) == fresh
+    assert tiny.columns(certify(place, *FIXED, "--extend", "two-sided", out="kept/new")) == fresh
+
+
+@pytest.mark.parametrize("order", [["two-sided", "n=1000"], ["n=1000", "two-sided"]], ids="-then-".join)
+def test_a_fixed_budget_takes_more_draws_and_the_other_bound_in_any_order(place, order):
+    run = certify(place, *FIXED)
+    for words in (order[:1], order):
+        certify(place, *FIXED, "--extend", *words)
+    fresh = certify(place, *FIXED, "--two-sided", "--extend", "n=1000", out="fresh")
+    assert tiny.columns(run) == tiny.columns(fresh)
+    assert len(list((run / "earlier").iterdir())) == 2
 
 
 def test_with_more_radii_a_run_is_one_that_was_asked_for_all_of_them(place):
