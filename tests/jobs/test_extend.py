@@ -30,6 +30,15 @@ def untimed(run):
     return [{**record, "seconds": 0.0} for record in records(run)]
 
 
+def cut(run):
+    """Leave a run as a kill would, after nine records; returns these."""
+    kept = b"".join((run / "ledger.jsonl").read_bytes().splitlines(keepends=True)[:9])
+    (run / "ledger.jsonl").write_bytes(kept)
+    for name in certificates.FILES:
+        (run / name).unlink()
+    return kept
+
+
 WAYS = {
     "n": ([], ["n=1000"]),
     "n_by_n": ([], ["n=600", "n=1000"]),
@@ -176,14 +185,19 @@ def test_a_kept_run_is_extended_as_the_run_itself_and_a_damaged_one_is_not(place
 
 
 def test_an_unfinished_run_can_be_extended_and_has_no_earlier_table(place):
-    kept = (place.run / "ledger.jsonl").read_bytes().splitlines(keepends=True)[:9]
-    (place.run / "ledger.jsonl").write_bytes(b"".join(kept))
-    for name in ("certificates.parquet", "certificates.tsv"):
-        (place.run / name).unlink()
+    kept = cut(place.run)
     certify(place, "--extend", "n=1000", out="run")
     assert tiny.columns(place.run) == tiny.columns(certify(place, "--extend", "n=1000", out="fresh"))
-    assert (place.run / "ledger.jsonl").read_bytes().startswith(b"".join(kept))
+    assert (place.run / "ledger.jsonl").read_bytes().startswith(kept)
     assert not (place.run / "earlier").exists()
+
+
+def test_an_unfinished_run_of_a_fixed_budget_can_take_the_two_sided_bound(place):
+    run = certify(place, *FIXED)
+    kept = cut(run)
+    certify(place, *FIXED, "--extend", "two-sided")
+    assert tiny.columns(run) == tiny.columns(certify(place, *FIXED, "--two-sided", out="fresh"))
+    assert (run / "ledger.jsonl").read_bytes().startswith(kept)
 
 
 def test_the_workers_time_of_earlier_draws_is_in_the_new_table(place):

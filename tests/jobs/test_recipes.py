@@ -123,10 +123,11 @@ def test_what_is_swept_beside_sigma_is_not_the_recipes(tmp_path, monkeypatch):
 
 
 def test_the_recipe_of_more_draws_is_the_frozen_one_on_four_draws_of_half_as_many_images():
-    draws, frozen = Train.by("ebsc-cnn-draws", 1.0), Train.by("ebsc-cnn-frozen", 1.0)
-    changes = {"epsilon": 1.5, "draws": 4, "ramp": 0, "held_out": 0, "recipe": "ebsc-cnn-draws"}
-    head = dataclasses.replace(frozen.head, batch=32, learning_rate=1e-3)
-    assert draws == dataclasses.replace(frozen, head=head, **changes)
+    for sigma, epsilon in ((0.5, 1.25), (1.0, 1.5)):
+        frozen = Train.by("ebsc-cnn-frozen", sigma)
+        changes = {"epsilon": epsilon, "draws": 4, "ramp": 0, "held_out": 0, "recipe": "ebsc-cnn-draws"}
+        head = dataclasses.replace(frozen.head, batch=32, learning_rate=1e-3)
+        assert Train.by("ebsc-cnn-draws", sigma) == dataclasses.replace(frozen, head=head, **changes)
 
 
 def test_the_bounded_recipe_is_the_frozen_one_for_three_sigma_without_picking():

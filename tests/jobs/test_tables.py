@@ -380,6 +380,8 @@ def test_pairs_are_of_radii_that_both_rows_decided():
     rows = cells(render([entry([0.5, 0.5]), entry([0.5, 0.7], decided=(0.0, 0.5))], (0.5, 0.6), "csv", paired=True))
     assert [rows[2][f"r={radius}"] for radius in ("0", "0.5", "0.6")] == ["0:0 (1)", "0:0 (1)", ""]
     assert rows[2]["ACR"] == "", "the second row's radii are lower bounds"
+    known = entry([0.5, 0.7], decided=(0.0, 0.5), tolerance={"accuracy": None, "acr": 0.1})
+    assert cells(render([entry([0.5, 0.5]), known], (0.5,), "csv", paired=True))[2]["ACR"] == ""
 
 
 def test_rounding_of_a_log_counts_for_the_log_in_pairs():
