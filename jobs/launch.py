@@ -1,5 +1,6 @@
 """Where a command runs: in this process, or as a job of submitit. Nothing else in the tree imports submitit."""
 
+import atexit
 import json
 import os
 import shlex
@@ -165,7 +166,7 @@ class Job:
     def __call__(self) -> None:
         """Carry the command out."""
         if "SLURM_PROCID" in os.environ:
-            signal.signal(signal.SIGTERM, lambda signum, frame: _linger(self.save))
+            self.heed()
         self.command.here(self._hold)
 
     def checkpoint(self) -> Any:
@@ -174,6 +175,12 @@ class Job:
 
         _aside(self.save)
         return DelayedSubmission(Job(self.command))
+
+    def heed(self) -> None:
+        """Save when SLURM ends the job. While Python itself ends, and handles no signals, ignore those of SLURM."""
+        signal.signal(signal.SIGTERM, lambda signum, frame: _linger(self.save))
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            atexit.register(signal.signal, number, signal.SIG_IGN)
 
     def _hold(self, save: Callable[[], None]) -> None:
         self.save = save
@@ -278,7 +285,7 @@ def _carry_out(command: Command) -> None:
 
     if "SLURM_PROCID" in os.environ and "SUBMITIT_EXECUTOR" not in os.environ:
         signal.signal(signal.SIGUSR2, requeue)
-        signal.signal(signal.SIGTERM, lambda signum, frame: _linger(job.save))
+        job.heed()
     try:
         command.here(job._hold)
     except KeyboardInterrupt:

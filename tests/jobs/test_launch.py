@@ -160,6 +160,39 @@ def test_a_job_that_is_told_to_stop_saves_and_is_handed_in_afresh():
     assert command.saved == ["second"]  # nothing is held yet
 
 
+ENDING = """
+import os, signal, sys
+from pathlib import Path
+from jobs.launch import Job, Slurm, dispatch
+
+class Command:
+    folder, tasks = Path(), 1
+
+    def here(self, hold):
+        print("done")
+
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid(), numbers=(signal.SIGUSR2, signal.SIGTERM)):
+        for number in numbers:
+            kill(process, number)
+
+late = Late()  # it goes when Python ends, after the last handler of a signal
+if sys.argv[1] == "submitit":
+    signal.signal(signal.SIGUSR2, print)
+    Job(Command())()
+else:
+    dispatch([Command()], "here", Slurm(), Path())
+"""
+
+
+@pytest.mark.parametrize("started_by", ["submitit", "a script"])
+def test_a_signal_of_slurm_while_python_ends_does_not_fail_what_is_done(started_by, monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    ended = subprocess.run([sys.executable, "-c", ENDING, started_by], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
+
+
 @pytest.mark.parametrize("environment", [{}, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, {"SLURM_NTASKS": "2"}])
 def test_a_process_that_is_alone_needs_no_group(monkeypatch, environment):
     for name in ("RANK", "SLURM_NTASKS", "SLURM_PROCID"):
