@@ -15,12 +15,15 @@ from cluster.folder import RunFolder
 from ebsc.errors import InputError
 from ebsc.files import write_whole
 
-__all__ = ["KEPT", "Ledger", "Record", "compress", "recorded"]
+__all__ = ["KEPT", "LEDGER", "Ledger", "Record", "compress", "recorded", "write"]
 
 Record = dict[str, Any]
 
 SYNC_EVERY = 1.0
 """Seconds between writes that wait for the disk."""
+
+LEDGER = "ledger.jsonl"
+"""The ledger of a run."""
 
 KEPT = "ledger.jsonl.xz"
 """The ledger of a finished run that is kept for good."""
@@ -52,9 +55,9 @@ class Ledger:
 
     def __init__(self, folder: str | Path, config: dict[str, Any], extends: Sequence[dict[str, Any]] = ()) -> None:
         self.folder = Path(folder)
-        self._path = self.folder / "ledger.jsonl"
+        self._path = self.folder / LEDGER
         self._synced, self._dirty = 0.0, False
-        self._held = RunFolder(folder, config, "ledger.jsonl", KEPT, extends=extends)
+        self._held = RunFolder(folder, config, LEDGER, KEPT, extends=extends)
         try:
             self._unpack()
             self._whole = self._without_torn_line()
@@ -82,7 +85,7 @@ class Ledger:
             timed = [{**record, "seconds": round(float(s), 6)} for record, s in zip(records, seconds, strict=True)]
             with self._path.open("ab") as file:
                 file.truncate(self._whole)
-                file.write("".join(json.dumps(record) + "\n" for record in timed).encode())
+                file.write(_lines(timed))
                 file.flush()
                 self._whole = file.tell()
             self._dirty = True
@@ -136,9 +139,9 @@ def recorded(folder: str | Path) -> Iterator[Record]:
     """All records of a finished run, from its ledger or from the compressed one; nothing is held or written.
 
     Raises:
-        InputError: there is no ledger, as in merged runs, or it is damaged.
+        InputError: there is no ledger, or it is damaged.
     """
-    path = Path(folder) / "ledger.jsonl"
+    path = Path(folder) / LEDGER
     try:
         if path.exists():
             with path.open("rb") as file:
@@ -147,14 +150,23 @@ def recorded(folder: str | Path) -> Iterator[Record]:
         path = Path(folder) / KEPT
         yield from _parsed(_unpacked(path), path)
     except FileNotFoundError:
-        raise InputError(f"{folder} has no ledger: neither ledger.jsonl nor {KEPT}") from None
+        raise InputError(f"{folder} has no ledger: neither {LEDGER} nor {KEPT}") from None
+
+
+def write(folder: Path, records: Iterable[Record]) -> None:
+    """Write the whole ledger of a finished run that this process holds."""
+    write_whole(folder / LEDGER, _lines(records))
 
 
 def compress(folder: Path, into: Path) -> None:
     """Keep the ledger of a finished run in another folder, compressed: about a tenth of its size."""
-    path = folder / "ledger.jsonl"  # the one that recorded() reads
+    path = folder / LEDGER  # the one that recorded() reads
     kept = lzma.compress(path.read_bytes()) if path.exists() else (folder / KEPT).read_bytes()
     write_whole(into / KEPT, kept)
+
+
+def _lines(records: Iterable[Record]) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
 def _unpacked(path: Path) -> Iterator[bytes]:

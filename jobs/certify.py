@@ -15,7 +15,7 @@ import tyro
 from cluster import certificates
 from cluster.allocation import Allocation, ray_across
 from cluster.driver import Driver, Status
-from cluster.ledger import Ledger
+from cluster.ledger import LEDGER, Ledger
 from cluster.metrics import RayMetrics
 from cluster.pool import Pool, RayPool
 from cluster.session import open_pool
@@ -69,7 +69,7 @@ class Certify:
     split: Split = "test"
     """Split to certify."""
     images: str = "::"
-    """Which images, as start:stop:step; ::20 is every 20th."""
+    """Which images, as start:stop:step; ::20 is every 20th. Several are joined by commas."""
     plain: bool = False
     """Vote without the denoiser: plain randomized smoothing of the same classifier (Cohen et al. 2019)."""
     vote: Literal["one-step", "walk-jump"] = "one-step"
@@ -176,7 +176,7 @@ class Certify:
             try:
                 campaign.restore(ledger.read())
             except ValueError as error:
-                raise InputError(f"{folder / 'ledger.jsonl'} is damaged or foreign: {error}") from error
+                raise InputError(f"{folder / LEDGER} is damaged or foreign: {error}") from error
             ledger.extend()  # not before it is known to be whole
             if not campaign.done:
                 packed, weights = model.pack(net, spec)

@@ -22,6 +22,7 @@ __all__ = [
     "parse_radii",
     "parse_sweep",
     "recall",
+    "slice_of",
     "spelled",
     "sweep_names",
 ]
@@ -66,24 +67,41 @@ def spelled(radius: float) -> str:
 
 
 def parse_images(text: str, length: int) -> np.ndarray:
-    """Indices from ``start:stop:step``, a Python slice of ``length`` images.
+    """Indices from ``start:stop:step``, a Python slice of ``length`` images, or from several, joined by commas.
 
-    >>> parse_images("::20", 100).tolist()
-    [0, 20, 40, 60, 80]
+    >>> parse_images("::40,:3", 100).tolist()
+    [0, 1, 2, 40, 80]
 
     Raises:
         InputError: not of that form, or nothing is selected.
     """
-    try:
-        parts = [int(part) if part else None for part in text.split(":")]
-        if len(parts) not in (2, 3):
-            raise ValueError
-        indices = np.arange(length)[slice(*parts)]
-    except ValueError:
-        raise InputError(f"images {text!r}: give start:stop:step, for example ::20 for every 20th") from None
+    found = []
+    for one in text.split(","):
+        try:
+            parts = [int(part) if part else None for part in one.split(":")]
+            if len(parts) not in (2, 3):
+                raise ValueError
+            found.append(np.arange(length)[slice(*parts)])
+        except ValueError:
+            raise InputError(f"images {text!r}: give start:stop:step, for example ::20 for every 20th") from None
+    indices = np.unique(np.concatenate(found))
     if not len(indices):
         raise InputError(f"images {text!r} selects none of the {length} images")
     return indices
+
+
+def slice_of(indices: np.ndarray, length: int) -> str | None:
+    """The ``start:stop:step`` that selects these increasing indices, the inverse of :func:`parse_images`; or None.
+
+    >>> slice_of(np.arange(0, 100, 20), 100), slice_of(np.arange(10, 50), 100), slice_of(np.array([0, 1, 3]), 100)
+    ('::20', '10:50:', None)
+    """
+    start, last = int(indices[0]), int(indices[-1])
+    step = int(indices[1]) - start if len(indices) > 1 else length
+    if not np.array_equal(indices, np.arange(start, last + 1, step)):
+        return None
+    bounds = start, last + 1 if last + step < length else 0, step if step > 1 else 0
+    return ":".join(str(bound) if bound else "" for bound in bounds)
 
 
 def option_names(command: Any) -> list[str]:

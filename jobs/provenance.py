@@ -19,7 +19,7 @@ from ebsc.model import Ebsc, ModelSpec
 from jobs.models import load_model
 from jobs.options import parse_images
 
-__all__ = ["check_images", "options", "own_data", "own_model", "provenance"]
+__all__ = ["check_images", "images_of", "options", "own_data", "own_model", "provenance"]
 
 
 def options(command: Any) -> dict[str, Any]:
@@ -48,12 +48,16 @@ def provenance() -> dict[str, Any]:
 
 def check_images(folder: Path, question: dict[str, Any], whole: Dataset) -> None:
     """Raise :class:`InputError` unless a run was made on these images: their pixels and labels must be the same."""
-    parts = question["images"], question["checksum"]
-    pairs = zip(*parts, strict=True) if isinstance(parts[1], list) else [parts]
-    for images, checksum in pairs:
-        chosen = whole.take(parse_images(images, len(whole.labels)))
-        if (chosen if question["lattice"] else chosen.off_lattice()).checksum != checksum:
-            raise InputError(f"{folder} was made on other images than {whole.name} holds now: their checksums differ")
+    if isinstance(question["images"], list):
+        raise InputError(f"{folder} was merged by ebsc of before 29 November 2026: merge its runs again")
+    if images_of(question, whole).checksum != question["checksum"]:
+        raise InputError(f"{folder} was made on other images than {whole.name} holds now: their checksums differ")
+
+
+def images_of(question: dict[str, Any], whole: Dataset) -> Dataset:
+    """The images that a run certifies, off the lattice where it does."""
+    chosen = whole.take(parse_images(question["images"], len(whole.labels)))
+    return chosen if question["lattice"] else chosen.off_lattice()
 
 
 def own_model(
@@ -73,7 +77,7 @@ def own_model(
     question = config["question"]
     at = named or config["options"].get("model")
     if not at:
-        raise InputError(f"{folder} does not name its model, as merged runs do not: name it with --model")
+        raise InputError(f"{folder} does not name its model: name it with --model")
     net, spec = load_model(Path(at), allow)
     if (spec.sha256, spec.sigma) != (question["model"], question["sigma"]):
         raise InputError(f"{at} is not the model of {folder}: its weights are others; name it with --model")

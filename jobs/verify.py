@@ -1,7 +1,7 @@
 """``ebsc verify``: whether the certificates of a run are what its recorded votes give."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from ebsc.files import make_folder, write_whole
 from jobs.options import parse_images
 from jobs.provenance import check_images
 
-__all__ = ["Verify", "keep", "verify"]
+__all__ = ["Verify", "keep", "replayed", "verify"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,6 @@ def verify(run: Path, root: Path | None = None, *, labels: bool = True) -> np.nd
         InputError: it is no finished run, its ledger is missing or damaged, or the images are others.
     """
     question = read_config(run)["question"]
-    if isinstance(question.get("images"), list):
-        raise InputError(f"{run} was merged and has no ledger: verify the runs that it was merged from")
     found, spent = certificates.read(run), certificates.seconds(run)
     if missing := {"index", "label", "select"} - set(found.dtype.names or ()):
         raise RunError(f"{run}: certificates.parquet has no {', '.join(sorted(missing))}")
@@ -102,18 +100,8 @@ def verify(run: Path, root: Path | None = None, *, labels: bool = True) -> np.nd
         truth = whole.labels[indices]
         if found["select"].shape[1] < whole.n_classes:  # labels could lie outside
             raise RunError(f"{run}: certificates.parquet has fewer classes than the data")
-    seconds = Counter[int]()
-
-    def timed() -> Iterator[Record]:
-        for record in recorded(run):
-            seconds[record["image"]] += record["seconds"]
-            yield record
-
     try:
-        budget = _budget(question["budget"])
-        classes = found["select"].shape[1]
-        campaign = Campaign(truth, classes, question["sigma"], budget=budget, images=found["index"])
-        campaign.restore(timed())
+        campaign, seconds = replayed(question, found["index"], truth, found["select"].shape[1], recorded(run))
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{run}: config.json, ledger and certificates are not of one run: {error}") from error
     if not campaign.done:
@@ -130,12 +118,39 @@ def verify(run: Path, root: Path | None = None, *, labels: bool = True) -> np.nd
                 f"{run}: {name} of image {found['index'][row]} is {found[name][row].tolist()} in certificates.parquet,"
                 f" but {given[name][row].tolist()} by its votes; so for {len(wrong)} of {len(found)} images"
             )
-    if not np.allclose(spent, [seconds[image] for image in found["index"].tolist()]):
+    if not np.allclose(spent, seconds):
         raise RunError(f"{run}: the seconds in certificates.parquet are not those of the ledger")
     text = run / "certificates.tsv"
     if text.exists() and text.read_text() != certificates.to_tsv(found, spent):
         raise RunError(f"{run}: certificates.tsv is not what certificates.parquet holds")
     return found
+
+
+def replayed(
+    question: dict[str, Any], images: np.ndarray, labels: np.ndarray, n_classes: int, records: Iterable[Record]
+) -> tuple[Campaign, np.ndarray]:
+    """What recorded votes give: the campaign, and the seconds spent on each image.
+
+    Args:
+        question: of the run.
+        images: index of every image, (N,).
+        labels: class of every image, (N,), int64.
+        n_classes: classes that the model knows.
+        records: of its ledger.
+
+    Raises:
+        ValueError, KeyError, TypeError: question, images and records are not of one run.
+    """
+    seconds = Counter[int]()
+
+    def timed() -> Iterator[Record]:
+        for record in records:
+            seconds[record["image"]] += record["seconds"]
+            yield record
+
+    campaign = Campaign(labels, n_classes, question["sigma"], budget=_budget(question["budget"]), images=images)
+    campaign.restore(timed())
+    return campaign, np.array([seconds[image] for image in images.tolist()])
 
 
 def keep(run: Path, folder: Path) -> None:

@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny
@@ -25,6 +27,10 @@ RUNS = {
     "plain": ["--images", "30::60", "--plain"],
     **{f"fixed-{seed}": [*FIXED, "--seed", seed] for seed in range(4)},
     "fixed-some": [*FIXED, "--images", "::48", "--seed", 1],
+    "third": ["--images", "10::120"],
+    "tolerant": ["--images", "::60", "--tolerance", 0.5],
+    "tolerant-others": ["--images", "30::60", "--tolerance", 0.5],
+    **{f"extended-{seed}": [*FIXED, "--seed", seed, "--extend", "n=300", "n=500"] for seed in range(2)},
     **{f"two-sided-{seed}": [*FIXED, "--two-sided", "--seed", seed] for seed in range(2)},
 }
 
@@ -125,14 +131,69 @@ def test_a_merged_run_is_a_row_of_a_table(runs, merge):
     assert (merged / "certificates.tsv").read_text().count("\n") == 16
 
 
-def test_the_configuration_says_what_was_merged(runs, merge):
-    side_by_side = json.loads((merge("even", "odd") / "config.json").read_text())
-    question = side_by_side["question"]
-    assert question["images"] == ["30::60", "::60"]
-    assert sorted(question["checksum"]) == sorted(
-        json.loads((runs / name / "config.json").read_text())["question"]["checksum"] for name in ("even", "odd")
-    )
-    assert side_by_side["provenance"].keys() >= {"commit", "host", "time"}
+def config(run):
+    return json.loads((run / "config.json").read_text())
+
+
+def test_over_disjoint_images_question_and_votes_are_those_of_the_run_over_all_of_them(runs, merge, finished):
+    def untimed(run):
+        records = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+        return sorted(
+            ({**record, "seconds": 0.0} for record in records), key=lambda line: (line["image"], line["look"])
+        )
+
+    merged = merge("odd", "even")
+    assert config(merged)["question"] == config(runs / "all")["question"]
+    assert untimed(merged) == untimed(runs / "all")
+    assert config(merged)["options"]["model"] == str(finished.model)
+    assert config(merged)["provenance"].keys() >= {"commit", "host", "time"}
+
+
+def test_a_merged_run_goes_on_as_the_run_over_all_images_does(runs, merge, finished, tmp_path):
+    merged, whole = merge("even", "odd"), shutil.copytree(runs / "all", tmp_path / "all")
+    before, voted = tiny.columns(merged), (merged / "ledger.jsonl").read_bytes()
+    for extend in ([], ["--extend", "n=500"]):
+        for run in (merged, whole):
+            result = tiny.cli(*finished.certify(*RUNS["all"], *extend, out=run))
+            assert result.status == 0, result.err
+        assert tiny.columns(merged) == tiny.columns(whole)
+        assert (merged / "ledger.jsonl").read_bytes().startswith(voted)
+        assert (tiny.columns(merged) == before) == (not extend)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("even", "odd"), ("even", "third"), *((f"{kind}-0", f"{kind}-1") for kind in ("fixed", "two-sided", "extended"))],
+)
+def test_a_merged_run_is_verified_and_kept(merge, names, tmp_path):
+    merged = merge(*names)
+    result = tiny.cli("verify", merged, "--keep", tmp_path / "kept")
+    assert (result.status, result.err) == (0, "")
+    assert "merged: verified" in result.out
+    assert tiny.cli("verify", tmp_path / "kept" / "merged").status == 0
+
+
+def test_images_that_are_no_slice_are_named_by_their_parts(runs, merge, finished):
+    merged = merge("even", "third")
+    assert config(merged)["question"]["images"] == "10::120,::60"
+    voted = (merged / "ledger.jsonl").read_bytes()
+    result = tiny.cli(*finished.certify("--images", "10::120,::60", out=merged))
+    assert result.status == 0, result.err
+    assert (merged / "ledger.jsonl").read_bytes() == voted
+    assert tiny.columns(merged)["index"] == sorted([*range(0, 360, 60), *range(10, 360, 120)])
+
+
+def test_extended_runs_add_up_look_by_look(runs, merge):
+    merged = merge("extended-0", "extended-1")
+    budget = config(merged)["question"]["budget"]
+    assert (budget["n"], budget["n0"], budget["extends"]) == (1000, 2, [400, 600])
+    assert config(merged)["question"]["seed"] == [0, 1]
+    counts = np.sum([tiny.columns(runs / f"extended-{seed}")["counts"] for seed in range(2)], axis=0)
+    found = tiny.columns(merged)
+    assert found["counts"] == counts.tolist()
+    for row, candidate in enumerate(found["predicted"]):
+        test = stats.binomtest(int(counts[row, candidate]), 1000, alternative="greater")
+        assert found["p_lower"][row] == pytest.approx(test.proportion_ci(0.999, "exact").low, rel=1e-9)
 
 
 def test_merged_again_into_the_same_folder_it_says_the_same(merge):
@@ -168,6 +229,7 @@ def refused(folder, runs, into, message):
         (["even", "odd", "plain"], "plain is false and true"),
         (["fixed-0", "two-sided-1"], '"two_sided": false.*"two_sided": true'),
         (["even", "even-1"], "sequential"),
+        (["tolerant", "tolerant-others"], "tolerance"),
         (["even", "elsewhere"], r"one seed, these have \[0, 1\]"),
         (["even", "all"], "share some images but not all"),
         (["all", "some"], "share some images but not all"),
@@ -203,6 +265,18 @@ def test_votes_on_other_pixels_are_not_added(place):
     runs = [place.folder / f"seed-{seed}" for seed in (0, 1)]
     refused(place.folder, runs, place.folder / "merged", "checksum|pixels|data")
     assert not (place.folder / "merged").exists()
+
+
+def test_a_run_whose_votes_say_something_else_is_refused(runs, tmp_path):
+    spoilt = Path(shutil.copytree(runs / "even", tmp_path / "spoilt"))
+    table = pq.read_table(spoilt / "certificates.parquet")
+    larger = pa.array([radius + 0.1 for radius in table["radius"].to_pylist()])
+    place = table.column_names.index("radius")
+    pq.write_table(table.set_column(place, "radius", larger), spoilt / "certificates.parquet")
+    result = tiny.cli("merge", spoilt, runs / "odd", "--into", tmp_path / "merged")
+    assert (result.status, result.err.count("\n")) == (1, 1)
+    assert "radius of image 0" in result.err
+    assert not (tmp_path / "merged").exists()
 
 
 def test_an_unfinished_run_is_refused(place, runs):

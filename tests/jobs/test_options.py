@@ -1,15 +1,19 @@
-"""Sweeps: every combination of some options' values, each trained on its own."""
+"""Options that name many things: sweeps, every combination of some values; and images."""
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ebsc.errors import InputError
 from jobs.certify import Certify
 from jobs.launch import Slurm
-from jobs.options import option_names, parse_sweep
+from jobs.options import option_names, parse_images, parse_sweep, slice_of
 from jobs.train import Train
 
 QUICK = ["--width", 3, "--energy.steps", 2, "--energy.batch", 8, "--head.steps", 2, "--head.batch", 8]
@@ -191,3 +195,30 @@ def test_a_sweep_without_a_folder_of_its_own_is_named_after_what_stays(monkeypat
     monkeypatch.chdir(tmp_path)
     assert tiny.cli("train", *QUICK, "--denoiser", "none", "--sweep", "head.seed=0").status == 0
     assert (tmp_path / "models" / "digits-none-linear-0.5-sweep" / "head.seed=0" / "model.json").exists()
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.slices(24), st.slices(24))
+def test_images_are_those_of_a_slice_or_of_several_each_once_and_in_order(one, other):
+    def spelled(part):
+        return ":".join("" if bound is None else str(bound) for bound in (part.start, part.stop, part.step))
+
+    expected = sorted({*range(24)[one], *range(24)[other]})
+    for text in (f"{spelled(one)},{spelled(other)}", f"{spelled(other)},{spelled(one)}"):
+        if expected:
+            assert parse_images(text, 24).tolist() == expected
+        else:
+            with pytest.raises(InputError, match="selects none of the 24 images"):
+                parse_images(text, 24)
+
+
+@given(st.sets(st.integers(0, 23), min_size=1).map(sorted), st.slices(24))
+def test_a_slice_is_found_of_the_indices_that_it_selects_and_of_no_others(some, taken):
+    for indices in (some, sorted(range(24)[taken]) or [0]):
+        found = slice_of(np.array(indices), 24)
+        if found is None:
+            assert len({later - earlier for earlier, later in pairwise(indices)}) > 1
+        else:
+            assert parse_images(found, 24).tolist() == indices

@@ -145,14 +145,13 @@ def test_a_damaged_kept_ledger_is_one_line(place):
     assert verify(path.parent).err == (f"ebsc: {path.parent} has no ledger: neither ledger.jsonl nor ledger.jsonl.xz\n")
 
 
-def test_a_merged_run_says_where_its_votes_are(place):
-    for name, images in (("even", "0::120"), ("odd", "60::120")):
-        assert tiny.cli(*place.certify("--images", images, out=name)).status == 0
-    runs = [place.folder / name for name in ("even", "odd")]
-    assert tiny.cli("merge", *runs, "--into", place.folder / "all").status == 0
-    done = verify(place.folder / "all")
-    assert done.status == 2
-    assert "verify the runs that it was merged from" in done.err
+def test_a_run_that_was_merged_before_mergers_kept_votes_is_refused(place):
+    config = json.loads((place.run / "config.json").read_text())
+    config["question"] |= {"images": ["::60", "30::60"], "checksum": ["0", "1"]}
+    (place.run / "config.json").write_text(json.dumps(config))
+    done = verify(place.run)
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "merge its runs again" in done.err
 
 
 def test_of_several_runs_all_are_looked_at(place):

@@ -14,6 +14,20 @@ def test_a_certification_on_two_nodes_completes(certification, certified, place)
     assert tiny.columns(place / "run") == tiny.columns(certified)
 
 
+def test_parts_that_are_jobs_of_their_own_are_merged_to_the_run_over_all_images(certification, certified, place):
+    alone = ["--workers", 0, "--nodes", 1]
+    numbers = [
+        lab.submit("certify", place / f"part-{part}", *certification, *alone, "--images", f"{4 * part}::12")
+        for part in range(3)
+    ]
+    for number in numbers:
+        lab.await_end(number)
+    merged = tiny.cli("merge", *sorted(place.glob("part-*")), "--into", place / "all")
+    assert merged.status == 0, merged.err
+    assert tiny.columns(place / "all") == tiny.columns(certified)
+    assert tiny.cli("verify", place / "all").status == 0
+
+
 def test_a_certification_that_is_preempted_and_then_loses_a_node_goes_on(certification, certified, place, laboratory):
     ledger, looks = place / "run" / "ledger.jsonl", tiny.lines(certified / "ledger.jsonl")
     number = lab.submit("certify", place / "run", *certification)
