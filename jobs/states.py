@@ -19,6 +19,9 @@ from jobs.record import read_lines
 __all__ = ["Jobs", "State", "ask", "states", "table", "wait"]
 
 _ACTIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "STAGE_OUT", "RESIZING")
+
+_ENDS = ("model.json", "certificates.parquet", "certificates.tsv", "attack.md", "story.md")
+"""What work of each kind leaves at its end; a kept run has no certificates.tsv, an imported log nothing else."""
 """States of SLURM that are not the end; any other than COMPLETED is a failure."""
 
 POLL = 5.0
@@ -121,7 +124,7 @@ def wait(folders: Sequence[Path]) -> None:
 
 
 def _state(folder: Path, ticket: dict, known: dict[str, tuple[str, str]]) -> State:
-    done = (folder / "model.json").exists() or (folder / "certificates.parquet").exists()
+    done = any((folder / name).exists() for name in _ENDS)
     here = str(holder(folder).get("host", ""))
     on_slurm = ticket.get("cluster") == "slurm"
     state, where = known.get(ticket["job"], ("", "")) if on_slurm else ("", "")

@@ -353,6 +353,18 @@ def test_a_process_of_this_machine_trains_the_same(here, tmp_path, monkeypatch):
 
 
 @forgetful
+@pytest.mark.timeout(90)
+def test_an_attack_as_a_process_of_this_machine_is_waited_for(place, monkeypatch):
+    monkeypatch.setattr(states, "POLL", 0.1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = ["--radii", 0.1, "--n", 100, "--steps", 1, "--images", ":1"]
+    result = tiny.cli("attack", place.run, *words, "--cluster", "local", "--wait")
+    assert (result.status, result.err) == (0, "")
+    assert "completed" in result.out
+    assert (place.run / "attack" / "attack.md").exists()
+
+
+@forgetful
 def test_submitit_trains_the_same_in_this_process(here, tmp_path):
     result = tiny.cli("train", "-o", tmp_path, *QUICK, "--cluster", "debug")
     assert result.status == 0, result.err

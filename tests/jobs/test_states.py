@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 import tiny
 
+from cluster import certificates
 from cluster.folder import RunFolder
 from ebsc.errors import RunError
 from jobs import states
@@ -79,6 +80,25 @@ def test_a_training_that_left_its_model_is_completed(tmp_path):
     assert row(training(tmp_path / "a", done=True))[:2] == ("COMPLETED", "head 6/8")
 
 
+def test_finished_work_of_every_kind_is_completed(finished, place, tmp_path):
+    imported, reproduced = tmp_path / "log", tmp_path / "story"
+    words = [
+        ["attack", place.run, "--radii", 0.1, "--n", 100, "--steps", 1, "--images", ":1"],
+        ["verify", place.run, "--keep", tmp_path / "kept"],
+        ["import", place.run / "certificates.tsv", "-o", imported, "--sigma", 0.25, "--n", 200, "--alpha", 0.001],
+    ]
+    for command in words:
+        result = tiny.cli(*command)
+        assert result.status == 0, result.err
+    for folder in (finished.model, place.run, place.run / "attack", tmp_path / "kept" / "run", imported):
+        assert row(folder)[0] == "COMPLETED"
+    with RunFolder(reproduced, CONFIG, "story.md"):
+        pass
+    assert row(reproduced)[0] == "STOPPED"
+    (reproduced / "story.md").touch()
+    assert row(reproduced)[0] == "COMPLETED"
+
+
 def test_a_training_that_has_not_begun_has_nothing_to_show(tmp_path):
     assert row(training(tmp_path / "a", lines=[])) == ("STOPPED", "", set(), "", "", "")
 
@@ -93,7 +113,8 @@ def test_a_torn_line_is_not_looked_at(tmp_path):
 def test_certifications_are_listed_by_their_looks(place):
     looks = (place.run / "ledger.jsonl").read_bytes().count(b"\n")
     assert row(place.run)[:2] == ("COMPLETED", f"{looks} looks")
-    (place.run / "certificates.parquet").unlink()
+    for name in certificates.FILES:
+        (place.run / name).unlink()
     assert row(place.run)[:2] == ("STOPPED", f"{looks} looks")
 
 
