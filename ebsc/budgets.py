@@ -1,5 +1,6 @@
 """How many draws an image may use, what they certify at each look, and when they are enough."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -48,7 +49,7 @@ class Standing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class Budget(ABC):
     """What every budget has.
 
     Attributes:
@@ -83,14 +84,14 @@ class Budget:
             )
 
     @property
+    @abstractmethod
     def looks(self) -> Int64[np.ndarray, " look"]:
         """Total estimation draws at each look, increasing; the last is n."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def spending(self) -> Float64[np.ndarray, " look"]:
         """Error probability of the lower bound at each look; sums to at most alpha."""
-        raise NotImplementedError
 
     def bound(self, standing: Standing) -> Probabilities:
         """At a look of each image, a lower bound of the probability p that certifies radius sigma Phi^-1(p).
@@ -105,11 +106,11 @@ class Budget:
         upper = clopper_pearson_upper(standing.rival, draws, alpha / 2)
         return equivalent_probability(lower, np.minimum(upper, 1 - lower))
 
+    @abstractmethod
     def judge(
         self, p_lower: Probabilities, standing: Standing, sigma: float
     ) -> tuple[Bool[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
         """After a look: whether a radius that was asked for is undecided; whether to draw on."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

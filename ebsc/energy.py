@@ -1,5 +1,6 @@
 """Energies phi(y) = -log p(y) + const of the smoothed density p of Y = X + N(0, sigma^2 I)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import log
 from typing import Any
@@ -14,11 +15,11 @@ from ebsc.networks import ConvNet, UNet
 __all__ = ["Energy", "GaussianMixture", "ResidualEnergy", "ScalarEnergy", "build"]
 
 
-class Energy(nn.Module):
+class Energy(nn.Module, ABC):
     """A real function of an image under noise, once differentiable; only its gradient is ever used."""
 
-    def forward(self, y: Float[Tensor, "batch channel height width"]) -> Float[Tensor, " batch"]:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, y: Float[Tensor, "batch channel height width"]) -> Float[Tensor, " batch"]: ...
 
 
 class ScalarEnergy(Energy):
