@@ -19,10 +19,10 @@ from jobs.record import read_lines
 __all__ = ["Jobs", "State", "ask", "states", "table", "wait"]
 
 _ACTIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "STAGE_OUT", "RESIZING")
+"""States of SLURM that are not the end; any other than COMPLETED is a failure."""
 
 _ENDS = ("model.json", "certificates.parquet", "certificates.tsv", "attack.md", "story.md")
 """What work of each kind leaves at its end; a kept run has no certificates.tsv, an imported log nothing else."""
-"""States of SLURM that are not the end; any other than COMPLETED is a failure."""
 
 POLL = 5.0
 """Seconds between questions to SLURM while waiting."""
@@ -124,11 +124,10 @@ def wait(folders: Sequence[Path]) -> None:
 
 
 def _state(folder: Path, ticket: dict, known: dict[str, tuple[str, str]]) -> State:
-    done = any((folder / name).exists() for name in _ENDS)
     here = str(holder(folder).get("host", ""))
     on_slurm = ticket.get("cluster") == "slurm"
     state, where = known.get(ticket["job"], ("", "")) if on_slurm else ("", "")
-    if done and state not in _ACTIVE:  # by that job, or since
+    if state not in _ACTIVE and _done(folder, ticket):
         state = "COMPLETED"
     if not state:
         where = here
@@ -138,6 +137,21 @@ def _state(folder: Path, ticket: dict, known: dict[str, tuple[str, str]]) -> Sta
             state = "UNKNOWN" if on_slurm else "STOPPED"
     progress, figures = _progress(folder)
     return State(folder, state, progress, figures, ticket.get("job", ""), where, ticket.get("log", ""))
+
+
+def _done(folder: Path, ticket: dict) -> bool:
+    """Whether the work is done: by the job of the ticket, or since; what lay there before may be of something else."""
+    ends = [path.stat().st_mtime for name in _ENDS if (path := folder / name).exists()]
+    return bool(ends) and (max(ends) >= ticket.get("time", 0.0) or _succeeded(ticket))
+
+
+def _succeeded(ticket: dict) -> bool:
+    """Whether submitit recorded a success, as for work that was done already. Its pickle is looked at, not loaded."""
+    log = Path(ticket["log"])
+    try:
+        return b"success" in log.with_name(log.name.replace("_log.err", "_result.pkl")).read_bytes()[:32]
+    except OSError:
+        return False
 
 
 def _progress(folder: Path) -> tuple[str, str]:

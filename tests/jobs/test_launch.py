@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -339,7 +340,7 @@ forgetful = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytes
 
 
 @forgetful
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 def test_a_process_of_this_machine_trains_the_same(here, tmp_path, monkeypatch):
     monkeypatch.setattr(states, "POLL", 0.1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -350,10 +351,13 @@ def test_a_process_of_this_machine_trains_the_same(here, tmp_path, monkeypatch):
     assert "training the residual denoiser: 100%" in Path(ticket(tmp_path)["log"]).read_text()
     assert result.out.splitlines()[-1].split()[:4] == [str(tmp_path), "completed", "head", "2/2"]
     assert tiny.cli("jobs", tmp_path).out in result.out
+    again = tiny.cli("train", "-o", tmp_path, *QUICK, "--cluster", "local", "--wait")  # finds all done
+    assert (again.status, again.err) == (0, "")
+    assert "completed" in again.out
 
 
 @forgetful
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 def test_an_attack_as_a_process_of_this_machine_is_waited_for(place, monkeypatch):
     monkeypatch.setattr(states, "POLL", 0.1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -361,7 +365,24 @@ def test_an_attack_as_a_process_of_this_machine_is_waited_for(place, monkeypatch
     result = tiny.cli("attack", place.run, *words, "--cluster", "local", "--wait")
     assert (result.status, result.err) == (0, "")
     assert "completed" in result.out
-    assert (place.run / "attack" / "attack.md").exists()
+    other = tiny.cli("attack", place.run, *words, "--radii", 0.2, "--cluster", "local", "--wait")
+    assert other.status == 1
+    assert "stopped" in other.out
+    assert 'radii is "0.1" there, "0.2" here' in other.out
+
+
+@forgetful
+@pytest.mark.timeout(180)
+def test_what_is_done_already_is_completed_and_an_extension_of_it_is_waited_for(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(states, "POLL", 0.1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run = Path(shutil.copytree(finished.folder / "run", tmp_path / "run"))
+    submitted = [*finished.certify(out=run), "--cluster", "local", "--wait"]
+    for extend in ([], ["--extend", "n=400"]):
+        result = tiny.cli(*submitted, *extend)
+        assert (result.status, result.err) == (0, "")
+        assert json.loads((run / "config.json").read_text())["question"]["budget"]["n"] == (400 if extend else 200)
+        assert (run / "certificates.parquet").exists()
 
 
 @forgetful
