@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from cluster import certificates
-from cluster.folder import RunFolder, read_config
+from cluster.folder import RunFolder
 from ebsc.attack import Attacker, Pgd, distances, predict
 from ebsc.bounds import false_certificates
 from ebsc.budgets import Sequential
@@ -29,7 +29,7 @@ from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.options import parse_images, parse_radii, spelled
 from jobs.plots import curves
 from jobs.progress import Reporter
-from jobs.provenance import options, own_data, own_model, provenance
+from jobs.provenance import certification, options, own_data, own_model, provenance
 from jobs.tables import Format, floor_percent, typeset
 
 __all__ = ["Attack"]
@@ -117,7 +117,7 @@ class Attack:
 
     def here(self, hold: Hold) -> None:
         """Attack, write what was found, and say it; what is found is on disk whenever this is stopped."""
-        made = read_config(self.run_folder)
+        made = certification(self.run_folder)
         question = made["question"]
         rows = certificates.read(self.run_folder)
         rows = rows[parse_images(self.images, len(rows))]
@@ -191,7 +191,7 @@ class _Evaluation:
             net,
             chosen.images,
             levels=chosen.levels,
-            n_classes=chosen.n_classes,
+            n_classes=rows["counts"].shape[1],
             device=device,
             precision=question["precision"],
             compiled=question["compile"],

@@ -7,14 +7,13 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from cluster.folder import read_config
 from ebsc import data, geometry
 from ebsc.data import Dataset, Split
 from ebsc.errors import InputError
 from ebsc.model import check_sigma
 from jobs.entries import Entry, read_entry
 from jobs.options import parse_images, parse_numbers, parse_radii, spelled
-from jobs.provenance import check_images
+from jobs.provenance import certification, check_images
 from jobs.tables import Format, ceil_percent, floor_percent, notes, put, typeset
 
 __all__ = ["Geometry"]
@@ -90,8 +89,8 @@ class Geometry:
         rows = [read_entry(path) for path in self.runs]
         for folder, row in zip(self.runs, rows, strict=True):
             if not row.published:
-                question = read_config(folder)["question"]
-                theirs = question.get("data"), question.get("split")
+                question = certification(folder)["question"]
+                theirs = question["data"], question["split"]
                 if theirs != (self.data, self.split):
                     raise InputError(f"{folder} is about {theirs[0]} ({theirs[1]}), not {self.data} ({self.split})")
                 check_images(folder, question, whole)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,18 +12,21 @@ import numpy as np
 import tyro
 
 from cluster import certificates
-from cluster.folder import RunFolder, read_config
+from cluster.folder import RunFolder
 from cluster.ledger import KEPT, LEDGER, Record, recorded, write
 from ebsc import data
-from ebsc.errors import InputError
+from ebsc.errors import InputError, RunError
 from jobs.options import slice_of
-from jobs.provenance import images_of, options, provenance
+from jobs.provenance import certification, images_of, provenance
 from jobs.verify import replayed, verify
 
 __all__ = ["Merge"]
 
 _APART = ("images", "checksum", "seed")
 """What runs that are merged may differ in."""
+
+_FINISHED = certificates.FILES[:1], (LEDGER, KEPT)
+"""What a finished run has, one of each; it answers the same question, and is left alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,32 +52,34 @@ class Merge:
         """Merge."""
         if len(self.runs) < 2 or len({run.resolve() for run in self.runs}) < len(self.runs):
             raise InputError("name two or more different runs")
-        configs = [read_config(run) for run in self.runs]
+        configs = [certification(run) for run in self.runs]
         questions = [config["question"] for config in configs]
         for run, question in zip(self.runs[1:], questions[1:], strict=True):
             _check_same(self.runs[0], questions[0], run, question)
-        tables = [verify(run, self.data_root) for run in self.runs]
-        images = [table["index"] for table in tables]
-        index, first = np.unique(np.concatenate(images), return_index=True)
-        same = all(np.array_equal(one, index) for one in images)
-        if not same and len(index) < sum(map(len, images)):
+        table = np.concatenate(tables := [verify(run, self.data_root) for run in self.runs])
+        records = list(chain.from_iterable(map(recorded, self.runs)))
+        index, first = np.unique(table["index"], return_index=True)
+        if len(index) == len(table):
+            question = self._side_by_side(questions, index)
+        elif all(np.array_equal(one["index"], tables[0]["index"]) for one in tables):
+            question, records, first = _added(questions), _sums(records), np.arange(len(index))
+        else:
             raise InputError(
                 "these runs share some images but not all: merge runs over disjoint images, or the same ones"
             )
-        question = _added(questions) if same else self._side_by_side(questions, index)
-
-        def records() -> Iterable[Record]:
-            recalled = chain.from_iterable(map(recorded, self.runs))
-            return _sums(recalled) if same else recalled
-
-        labels = np.concatenate([table["label"] for table in tables])[first].astype(np.int64)
-        campaign, seconds = replayed(question, index, labels, tables[0]["select"].shape[1], records())
-        said = options(self) | {"model": configs[0]["options"].get("model")}
-        config = {"question": question, "options": said, "provenance": provenance()}
-        with RunFolder(self.into, config, "certificates.parquet", LEDGER, KEPT):
-            write(self.into, records())
-            certificates.write(self.into, campaign.certificates(), seconds)
-        print(f"{len(index):,} images written to {self.into}; show it with: ebsc table {self.into}")
+        images, labels = table["index"][first], table["label"][first].astype(np.int64)
+        try:
+            campaign, seconds = replayed(question, images, labels, table["select"].shape[1], records)
+        except ValueError as error:
+            raise RunError(f"the runs have changed while they were merged: {error}") from error
+        parts = [{"run": str(run), **config} for run, config in zip(self.runs, configs, strict=True)]
+        said = configs[0]["options"] | {"run_folder": str(self.into), "images": question["images"]}
+        config = {"question": question, "options": said, "provenance": provenance(), "merged": parts}
+        with RunFolder(self.into, config, *certificates.FILES, LEDGER, KEPT):
+            if not all(any((self.into / name).exists() for name in names) for names in _FINISHED):
+                write(self.into, records)
+                certificates.write(self.into, campaign.certificates(), seconds)
+        print(f"{len(images):,} images written to {self.into}; show it with: ebsc table {self.into}")
 
     def _side_by_side(self, questions: Sequence[dict[str, Any]], index: np.ndarray) -> dict[str, Any]:
         """What one run over all these images would have been asked."""
@@ -85,7 +90,7 @@ class Merge:
         if one["budget"].get("tolerance"):
             raise InputError("runs with a tolerance cannot be merged: each stopped by its own table")
         whole = data.load(one["data"], one["split"], self.data_root)
-        parts = ",".join(sorted(question["images"] for question in questions))
+        parts = ",".join(sorted({part for question in questions for part in question["images"].split(",")}))
         question = one | {"images": slice_of(index, len(whole.labels)) or parts}
         return question | {"checksum": images_of(question, whole).checksum}
 
@@ -116,7 +121,7 @@ def _added(questions: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _sums(records: Iterable[Record]) -> Iterable[Record]:
+def _sums(records: Sequence[Record]) -> list[Record]:
     """The votes of each look of each image, added up."""
     sums: dict[tuple[int, int], Record] = {}
     for record in records:
@@ -124,7 +129,7 @@ def _sums(records: Iterable[Record]) -> Iterable[Record]:
         total = sums.setdefault((image, look), {"image": image, "look": look, "votes": Counter(), "seconds": 0.0})
         total["votes"].update(record["votes"])
         total["seconds"] += record["seconds"]
-    return sums.values()
+    return list(sums.values())
 
 
 if __name__ == "__main__":

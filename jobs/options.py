@@ -69,6 +69,8 @@ def spelled(radius: float) -> str:
 def parse_images(text: str, length: int) -> np.ndarray:
     """Indices from ``start:stop:step``, a Python slice of ``length`` images, or from several, joined by commas.
 
+    Those of several are in increasing order, each once.
+
     >>> parse_images("::40,:3", 100).tolist()
     [0, 1, 2, 40, 80]
 
@@ -84,7 +86,7 @@ def parse_images(text: str, length: int) -> np.ndarray:
             found.append(np.arange(length)[slice(*parts)])
         except ValueError:
             raise InputError(f"images {text!r}: give start:stop:step, for example ::20 for every 20th") from None
-    indices = np.unique(np.concatenate(found))
+    indices = found[0] if len(found) == 1 else np.unique(np.concatenate(found))
     if not len(indices):
         raise InputError(f"images {text!r} selects none of the {length} images")
     return indices

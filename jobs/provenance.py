@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from cluster.folder import read_config
 from ebsc import data, model
 from ebsc.data import Dataset, Split
 from ebsc.errors import InputError
@@ -19,7 +20,16 @@ from ebsc.model import Ebsc, ModelSpec
 from jobs.models import load_model
 from jobs.options import parse_images
 
-__all__ = ["check_images", "images_of", "options", "own_data", "own_model", "provenance"]
+__all__ = ["certification", "check_images", "images_of", "options", "own_data", "own_model", "provenance"]
+
+_QUESTION = {
+    **dict.fromkeys(("model", "data", "split", "images", "checksum", "precision"), str),
+    **dict.fromkeys(("plain", "lattice", "compile"), bool),
+    "sigma": int | float,
+    "seed": int | list,
+    "budget": dict,
+}
+"""What every certification was asked, and the kind of each; a merger of several seeds has a list of them."""
 
 
 def options(command: Any) -> dict[str, Any]:
@@ -46,10 +56,27 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def certification(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a certification.
+
+    Raises:
+        InputError: it is missing, damaged, or of something else.
+    """
+    config = read_config(folder)
+    question = config["question"]
+    if "log" in question:
+        raise InputError(f"{folder} is an imported log: it holds radii, and no votes")
+    if isinstance(question.get("images"), list):
+        raise InputError(f"{folder} was merged before 29 November 2026: merge its runs again, into another folder")
+    wrong = [name for name, kind in _QUESTION.items() if not isinstance(question.get(name), kind)]
+    wrong += ["options"] * (not isinstance(config.get("options"), dict))
+    if wrong:
+        raise InputError(f"{folder}/config.json is not that of a certification: look at {', '.join(wrong)}")
+    return config
+
+
 def check_images(folder: Path, question: dict[str, Any], whole: Dataset) -> None:
     """Raise :class:`InputError` unless a run was made on these images: their pixels and labels must be the same."""
-    if isinstance(question["images"], list):
-        raise InputError(f"{folder} was merged by ebsc of before 29 November 2026: merge its runs again")
     if images_of(question, whole).checksum != question["checksum"]:
         raise InputError(f"{folder} was made on other images than {whole.name} holds now: their checksums differ")
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import tyro
 from tabulate import tabulate
 
-from cluster.folder import read_config
 from ebsc import model
 from ebsc.bounds import floor_radius
 from ebsc.errors import InputError
@@ -18,6 +17,7 @@ from ebsc.model import RELEASED, Ebsc, ModelSpec
 from jobs.entries import Entry, common_images, read_entry
 from jobs.launch import Slurm
 from jobs.options import command_line, parse_radii, recall, spelled
+from jobs.provenance import certification
 from jobs.tables import floor_percent, render
 from jobs.train import Train
 from jobs.verify import keep, verify
@@ -100,8 +100,8 @@ class Release:
         if len(self._named) < len(self.runs):
             raise InputError("two runs would be kept under the same name")
         for run in self.runs:
-            question = read_config(run)["question"]
-            if (question.get("model"), question["sigma"]) != (spec.sha256, spec.sigma):
+            question = certification(run)["question"]
+            if (question["model"], question["sigma"]) != (spec.sha256, spec.sigma):
                 raise InputError(f"{run} is not a run of {self.model}: its weights are others, or its sigma")
             if question["plain"] and run == self.runs[0]:
                 raise InputError(f"{run} votes without the model's denoiser: it cannot be the headline of its card")

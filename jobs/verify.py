@@ -18,7 +18,7 @@ from ebsc.campaign import Campaign
 from ebsc.errors import EbscError, InputError, RunError
 from ebsc.files import make_folder, write_whole
 from jobs.options import parse_images
-from jobs.provenance import check_images
+from jobs.provenance import certification, check_images
 
 __all__ = ["Verify", "keep", "replayed", "verify"]
 
@@ -86,7 +86,7 @@ def verify(run: Path, root: Path | None = None, *, labels: bool = True) -> np.nd
         RunError: they are not, or the ledger leaves images open.
         InputError: it is no finished run, its ledger is missing or damaged, or the images are others.
     """
-    question = read_config(run)["question"]
+    question = certification(run)["question"]
     found, spent = certificates.read(run), certificates.seconds(run)
     if missing := {"index", "label", "select"} - set(found.dtype.names or ()):
         raise RunError(f"{run}: certificates.parquet has no {', '.join(sorted(missing))}")

@@ -52,6 +52,18 @@ def test_it_prints_both_curves(attacked):
     assert (place.folder / "curve.png").stat().st_size > 10_000
 
 
+def test_data_of_fewer_classes_than_the_model_knows_are_attacked(place):
+    digits = data.load("digits", "test")
+    few = digits.labels < 8
+    images, labels = digits.images[few][:4], digits.labels[few][:4]
+    path = place.folder / "few.npz"
+    np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels, levels=16)
+    certified = tiny.cli(*place.certify("--data", path, "--images", "::", out="few"))
+    assert certified.status == 0, certified.err
+    done = tiny.cli("attack", place.folder / "few", *QUICK, "--radii", 0.1)
+    assert done.status == 0, done.err
+
+
 def test_what_it_found_is_on_disk(attacked):
     place, _ = attacked
     table = found(place.run / "attack")

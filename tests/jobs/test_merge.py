@@ -12,6 +12,7 @@ import pytest
 import tiny
 from scipy import stats
 
+from jobs import verify
 from jobs.entries import read_entry
 
 FIXED = ["--budget", "fixed", "--images", "::24", "--n0", 1]
@@ -28,6 +29,8 @@ RUNS = {
     **{f"fixed-{seed}": [*FIXED, "--seed", seed] for seed in range(4)},
     "fixed-some": [*FIXED, "--images", "::48", "--seed", 1],
     "third": ["--images", "10::120"],
+    "fifth": ["--images", "50::120"],
+    **{f"backwards-{seed}": [*FIXED, "--images", "::-60", "--seed", seed] for seed in range(2)},
     "tolerant": ["--images", "::60", "--tolerance", 0.5],
     "tolerant-others": ["--images", "30::60", "--tolerance", 0.5],
     **{f"extended-{seed}": [*FIXED, "--seed", seed, "--extend", "n=300", "n=500"] for seed in range(2)},
@@ -145,8 +148,10 @@ def test_over_disjoint_images_question_and_votes_are_those_of_the_run_over_all_o
     merged = merge("odd", "even")
     assert config(merged)["question"] == config(runs / "all")["question"]
     assert untimed(merged) == untimed(runs / "all")
-    assert config(merged)["options"]["model"] == str(finished.model)
-    assert config(merged)["provenance"].keys() >= {"commit", "host", "time"}
+    said = config(merged)
+    assert said["options"] == config(runs / "odd")["options"] | {"images": "::30", "run_folder": str(merged)}
+    assert said["provenance"].keys() >= {"commit", "host", "time"}
+    assert said["merged"] == [{"run": str(runs / name), **config(runs / name)} for name in ("odd", "even")]
 
 
 def test_a_merged_run_goes_on_as_the_run_over_all_images_does(runs, merge, finished, tmp_path):
@@ -163,7 +168,11 @@ def test_a_merged_run_goes_on_as_the_run_over_all_images_does(runs, merge, finis
 
 @pytest.mark.parametrize(
     "names",
-    [("even", "odd"), ("even", "third"), *((f"{kind}-0", f"{kind}-1") for kind in ("fixed", "two-sided", "extended"))],
+    [
+        ("even", "odd"),
+        ("even", "third"),
+        *((f"{kind}-0", f"{kind}-1") for kind in ("fixed", "two-sided", "extended", "backwards")),
+    ],
 )
 def test_a_merged_run_is_verified_and_kept(merge, names, tmp_path):
     merged = merge(*names)
@@ -173,14 +182,18 @@ def test_a_merged_run_is_verified_and_kept(merge, names, tmp_path):
     assert tiny.cli("verify", tmp_path / "kept" / "merged").status == 0
 
 
-def test_images_that_are_no_slice_are_named_by_their_parts(runs, merge, finished):
-    merged = merge("even", "third")
-    assert config(merged)["question"]["images"] == "10::120,::60"
+def test_images_that_are_no_slice_are_named_by_their_parts(merge, finished, tmp_path):
+    two = merge("even", "third", into=tmp_path / "two")
+    merged = merge(two, "fifth")
+    parts = "10::120,50::120,::60"
+    for run in (merged, merge(merge("third", "fifth", into=tmp_path / "others"), "even", into=tmp_path / "again")):
+        assert config(run)["question"]["images"] == parts
     voted = (merged / "ledger.jsonl").read_bytes()
-    result = tiny.cli(*finished.certify("--images", "10::120,::60", out=merged))
+    result = tiny.cli(*finished.certify("--images", parts, out=merged))
     assert result.status == 0, result.err
     assert (merged / "ledger.jsonl").read_bytes() == voted
-    assert tiny.columns(merged)["index"] == sorted([*range(0, 360, 60), *range(10, 360, 120)])
+    expected = {*range(0, 360, 60), *range(10, 360, 120), *range(50, 360, 120)}
+    assert tiny.columns(merged)["index"] == sorted(expected)
 
 
 def test_extended_runs_add_up_look_by_look(runs, merge):
@@ -199,6 +212,40 @@ def test_extended_runs_add_up_look_by_look(runs, merge):
 def test_merged_again_into_the_same_folder_it_says_the_same(merge):
     before = tiny.columns(merge("even", "odd"))
     assert tiny.columns(merge("even", "odd")) == before
+
+
+def test_a_finished_run_that_answers_the_same_is_left_alone(runs, merge, tmp_path):
+    whole = shutil.copytree(runs / "all", tmp_path / "all")
+    before = tiny.files(whole)
+    assert tiny.files(merge("even", "odd", into=whole)) == before
+    (whole / "certificates.parquet").unlink()  # as a kill would leave it
+    assert tiny.columns(merge("even", "odd", into=whole)) == tiny.columns(runs / "all")
+    assert tiny.cli("verify", whole).status == 0
+
+
+def test_runs_that_change_meanwhile_are_not_merged(runs, tmp_path, monkeypatch):
+    """One is extended after it was verified."""
+    parts = [Path(shutil.copytree(runs / name, tmp_path / name)) for name in ("even", "odd")]
+    ledger = parts[0] / "ledger.jsonl"
+    whole = verify.verify
+
+    def verified(run, root):
+        found = whole(run, root)
+        if run == parts[1]:
+            last = json.loads(ledger.read_text().splitlines()[-1])
+            ledger.write_text(ledger.read_text() + json.dumps(last | {"look": last["look"] + 1}) + "\n")
+        return found
+
+    monkeypatch.setattr("jobs.merge.verify", verified)
+    result = tiny.cli("merge", *parts, "--into", tmp_path / "merged")
+    assert (result.status, result.err.count("\n")) == (1, 1)
+    assert "changed while they were merged" in result.err
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_merged_run_can_be_attacked(merge):
+    result = tiny.cli("attack", merge("even", "odd"), "--radii", 0.1, "--n", 100, "--steps", 1, "--images", ":1")
+    assert result.status == 0, result.err
 
 
 def test_merged_runs_can_be_merged(merge, tmp_path):

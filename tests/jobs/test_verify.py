@@ -154,6 +154,26 @@ def test_a_run_that_was_merged_before_mergers_kept_votes_is_refused(place):
     assert "merge its runs again" in done.err
 
 
+ASKED = ("model", "sigma", "plain", "data", "split", "images", "checksum", "lattice", "budget", "seed", "precision")
+
+
+@pytest.mark.parametrize("name", [*ASKED, "compile", "options"])
+@pytest.mark.parametrize("command", ["verify", "merge", "attack"])
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_configuration_that_is_damaged_is_refused(place, name, command, missing):
+    config = json.loads((place.run / "config.json").read_text())
+    part = config if name == "options" else config["question"]
+    part[name] = None
+    if missing:
+        del part[name]
+    (place.run / "config.json").write_text(json.dumps(config))
+    other = shutil.copytree(place.run, place.folder / "other")
+    result = tiny.cli(command, place.run, *([other, "--into", place.folder / "all"] if command == "merge" else []))
+    assert (result.status, result.out) == (2, "")
+    assert result.err == f"ebsc: {place.run}/config.json is not that of a certification: look at {name}\n"
+    assert not (place.folder / "all").exists()
+
+
 def test_of_several_runs_all_are_looked_at(place):
     assert tiny.cli(*place.certify()).status == 0
     change(place.run, "radius", 1, 0.9)
