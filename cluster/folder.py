@@ -167,6 +167,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         config = json.loads(path.read_bytes())
         config["question"].items()
     except FileNotFoundError:
+        if path.with_name("job.json").exists():
+            raise InputError(f"{folder} was submitted and has not begun: ebsc jobs says where it stands") from None
         raise InputError(f"{folder} is not a run folder: config.json is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read: {error!r}") from error

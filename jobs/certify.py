@@ -1,6 +1,7 @@
 """``ebsc certify``: count votes on a test set and record what they certify."""
 
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -327,7 +328,7 @@ def _summarise(campaign: Campaign, folder: Path) -> None:
     acr = floor_radius(float(table["radius"][right].sum() / images))
     print(f"{int(right.sum()):,} of {images:,} certified with the right class; average certified radius {acr}")
     print(f"{campaign.draws:,} draws; a fixed budget takes {fixed:,}, {fixed / campaign.draws:.1f} times as many")
-    print(f"written to {folder}; show it with: ebsc table {folder}")
+    print(f"written to {folder}; show it with: ebsc table {shlex.quote(str(folder))}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
 """The ``ebsc`` command. Every subcommand is a dataclass of options with one method, ``run``."""
 
+import errno
 import importlib
+import io
+import os
+import select
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -22,15 +27,38 @@ class Command(Protocol):
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """A user's mistake is one line on stderr and exit status 2; a run that had to stop is one line and 1."""
+    """A user's mistake is one line on stderr and exit status 2; a run that had to stop, or a full disk, is one and 1.
+
+    Nothing is said when nobody reads any more, as after ``| head``; the status is then that of SIGPIPE.
+    """
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except EbscError as error:
         print(f"ebsc: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
         print("ebsc: interrupted; start the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        unread = isinstance(error, BrokenPipeError) and _unread()
+        if not unread and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        with suppress(io.UnsupportedOperation):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        if unread:
+            sys.exit(128 + signal.SIGPIPE)
+        print(f"ebsc: {error}; start the same command again when there is room", file=sys.stderr)
+        sys.exit(1)
+
+
+def _unread() -> bool:
+    """Whether standard output is a pipe that nobody reads."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return bool(poll.poll(0))
 
 
 def start(command: Any) -> None:

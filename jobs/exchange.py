@@ -1,6 +1,7 @@
 """``ebsc import`` and ``ebsc export``: from and to the field's form, ``idx label predict radius correct time``."""
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -66,7 +67,7 @@ class Import:
         config = {"question": question, "options": options(self), "provenance": provenance()}
         with RunFolder(folder, config, *certificates.FILES):
             write_whole(folder / certificates.LOG, text)
-        print(f"{len(log):,} images written to {folder}; show it with: ebsc table {folder}")
+        print(f"{len(log):,} images written to {folder}; show it with: ebsc table {shlex.quote(str(folder))}")
 
 
 @dataclass(frozen=True, kw_only=True)

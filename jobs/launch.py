@@ -167,6 +167,8 @@ class Job:
         """Carry the command out."""
         if "SLURM_PROCID" in os.environ:
             self.heed()
+        elif os.environ.get("SUBMITIT_EXECUTOR") == "local":
+            signal.signal(signal.SIGTERM, self._end)
         self.command.here(self._hold)
 
     def checkpoint(self) -> Any:
@@ -181,6 +183,11 @@ class Job:
         signal.signal(signal.SIGTERM, lambda signum, frame: _linger(self.save))
         for number in (signal.SIGTERM, signal.SIGUSR2):
             atexit.register(signal.signal, number, signal.SIG_IGN)
+
+    def _end(self, signum: int, frame: object) -> None:
+        """As ``kill`` asks for, which submitit would ignore."""
+        _aside(self.save)
+        sys.exit(128 + signum)
 
     def _hold(self, save: Callable[[], None]) -> None:
         self.save = save
@@ -259,8 +266,9 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
         ticket = {"cluster": cluster, "job": job.job_id, "logs": str(job.paths.folder), "log": str(job.paths.stderr)}
         write_whole(command.folder / "job.json", json.dumps({**ticket, "time": time.time()}).encode())
         print(f"{command.folder}: {cluster} job {job.job_id}, logs in {job.paths.folder}", flush=True)
-    stop = f"scancel {jobs[0].job_id.split('_')[0]}" if cluster == "slurm" else f"kill {jobs[0].job_id}"
-    print(f"see them with: ebsc jobs {folder}; stop them with: {stop}")
+    numbers = [job.job_id for job in jobs]
+    stop = f"scancel {numbers[0].split('_')[0]}" if cluster == "slurm" else f"kill {' '.join(numbers)}"
+    print(f"see them with: ebsc jobs {shlex.quote(str(folder))}; stop them with: {stop}")
     return [command.folder for command in commands]
 
 

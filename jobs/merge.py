@@ -1,6 +1,7 @@
 """``ebsc merge``: runs over disjoint images, or over disjoint draws of the same images, as one."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class Merge:
             if not all(any((self.into / name).exists() for name in names) for names in _FINISHED):
                 write(self.into, records)
                 certificates.write(self.into, campaign.certificates(), seconds)
-        print(f"{len(images):,} images written to {self.into}; show it with: ebsc table {self.into}")
+        print(f"{len(images):,} images written to {self.into}; show it with: ebsc table {shlex.quote(str(self.into))}")
 
     def _side_by_side(self, questions: Sequence[dict[str, Any]], index: np.ndarray) -> dict[str, Any]:
         """What one run over all these images would have been asked."""

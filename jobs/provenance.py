@@ -105,7 +105,12 @@ def own_model(
     at = named or config["options"].get("model")
     if not at:
         raise InputError(f"{folder} does not name its model: name it with --model")
-    net, spec = load_model(Path(at), allow)
+    try:
+        net, spec = load_model(Path(at), allow)
+    except InputError as error:
+        if named:
+            raise
+        raise InputError(f"{error}; {folder} was made with it: if it was moved, name it with --model") from error
     if (spec.sha256, spec.sigma) != (question["model"], question["sigma"]):
         raise InputError(f"{at} is not the model of {folder}: its weights are others; name it with --model")
     if model.code(spec) != question.get("code", {}):

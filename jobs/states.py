@@ -74,6 +74,7 @@ class Jobs:
                 for folder in self.folders
                 for name in ("job.json", "config.json")
                 for path in folder.rglob(name)
+                if path.parent.parent.name != "earlier"  # what a run was before it was extended
             }
         )
         if not found:
@@ -134,7 +135,7 @@ def _state(folder: Path, ticket: dict, known: dict[str, tuple[str, str]]) -> Sta
         if here or (ticket.get("cluster") == "local" and alive(int(ticket["job"]))):
             state = "RUNNING"
         else:
-            state = "UNKNOWN" if on_slurm else "STOPPED"
+            state = _result(ticket) or ("UNKNOWN" if on_slurm else "STOPPED")
     progress, figures = _progress(folder)
     return State(folder, state, progress, figures, ticket.get("job", ""), where, ticket.get("log", ""))
 
@@ -142,16 +143,17 @@ def _state(folder: Path, ticket: dict, known: dict[str, tuple[str, str]]) -> Sta
 def _done(folder: Path, ticket: dict) -> bool:
     """Whether the work is done: by the job of the ticket, or since; what lay there before may be of something else."""
     ends = [path.stat().st_mtime for name in _ENDS if (path := folder / name).exists()]
-    return bool(ends) and (max(ends) >= ticket.get("time", 0.0) or _succeeded(ticket))
+    return bool(ends) and (max(ends) >= ticket.get("time", 0.0) or _result(ticket) == "COMPLETED")
 
 
-def _succeeded(ticket: dict) -> bool:
-    """Whether submitit recorded a success, as for work that was done already. Its pickle is looked at, not loaded."""
-    log = Path(ticket["log"])
+def _result(ticket: dict) -> str:
+    """How the job of a ticket ended, as submitit recorded it: its pickle is looked at, not loaded. Empty: not known."""
+    log = Path(ticket.get("log") or "unknown")
     try:
-        return b"success" in log.with_name(log.name.replace("_log.err", "_result.pkl")).read_bytes()[:32]
+        begin = log.with_name(log.name.replace("_log.err", "_result.pkl")).read_bytes()[:32]
     except OSError:
-        return False
+        return ""
+    return "COMPLETED" if b"success" in begin else "FAILED"
 
 
 def _progress(folder: Path) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,11 @@ class ShowStatus:
     def run(self) -> None:
         """Print it."""
         folder = self.run_folder
-        if "log" in read_config(folder)["question"]:
+        question = read_config(folder)["question"]
+        if "log" in question:
             raise InputError(f"{folder} is an imported log: nothing was counted for it")
+        if "budget" not in question:
+            raise InputError(f"{folder} is no certification: ebsc jobs says where it stands")
         finished = (folder / "certificates.parquet").exists()
         print(f"{folder}: {_state(folder, finished)}")
         try:
@@ -61,7 +65,7 @@ class ShowStatus:
 
 def _state(folder: Path, finished: bool) -> str:
     if finished:
-        return f"finished; show it with: ebsc table {folder}"
+        return f"finished; show it with: ebsc table {shlex.quote(str(folder))}"
     who = holder(folder)
     if not who:
         return "stopped; the command that started it goes on from its ledger"

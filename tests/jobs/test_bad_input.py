@@ -523,6 +523,26 @@ def attack_on_a_run_that_does_not_name_its_model(place):
     return ["attack", place.run]
 
 
+@case(r"model\.json is missing; .*new was made with it: if it was moved, name it with --model")
+def attack_with_a_model_that_was_moved(place):
+    assert tiny.cli(*place.certify()).status == 0
+    place.model.rename(place.folder / "elsewhere")
+    return ["attack", place.folder / "new"]
+
+
+@case("is no certification: ebsc jobs says")
+def status_of_a_training(place):
+    assert tiny.cli(*train(place)).status == 0
+    return ["status", place.folder / "trained"]
+
+
+@case("was submitted and has not begun: ebsc jobs says")
+def status_of_a_job_that_has_not_begun(place):
+    (place.folder / "new").mkdir()
+    (place.folder / "new" / "job.json").write_text("{}")
+    return ["status", place.folder / "new"]
+
+
 @case("is not finished")
 def attack_on_a_run_that_is_not_finished(place):
     (place.run / "certificates.parquet").unlink()

@@ -1,6 +1,9 @@
 import dataclasses
+import errno
+import os
 import re
 import runpy
+import subprocess
 import sys
 import typing
 from typing import Annotated
@@ -12,6 +15,7 @@ import tyro
 from jobs import cli
 from jobs.tables import Table
 
+FULL = "ebsc: [Errno 28] No space left on device; start the same command again when there is room\n"
 COMMANDS = {name: cli.load(name) for name in cli.COMMANDS}
 
 
@@ -97,3 +101,37 @@ def test_a_run_that_had_to_stop_is_one_line_and_status_1(place, monkeypatch):
     monkeypatch.undo()
     assert tiny.cli(*place.certify()).status == 0  # the same command goes on
     assert tiny.columns(place.folder / "new") == tiny.columns(place.run)
+
+
+@pytest.mark.parametrize("words", ["models", "--help"])
+@pytest.mark.parametrize(("into", "status", "said"), [("| :", 141, ""), ("> /dev/full", 1, FULL)])
+def test_when_nobody_takes_the_output_there_is_no_traceback(words, into, status, said):
+    command = f'"$0" -m jobs.cli {words} {into}; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command, sys.executable], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", said)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line_and_status_1_and_the_run_goes_on(place, monkeypatch, number):
+    with monkeypatch.context() as patch:
+
+        def fail(self, records, seconds):
+            raise OSError(number, os.strerror(number))
+
+        patch.setattr("cluster.ledger.Ledger.append", fail)
+        result = tiny.cli(*place.certify())
+    assert result.status == 1
+    assert result.err.splitlines()[-1].startswith(f"ebsc: [Errno {number}] {os.strerror(number)}; start the same")
+    assert tiny.cli(*place.certify()).status == 0
+    assert tiny.columns(place.folder / "new") == tiny.columns(place.run)
+
+
+def test_a_pipe_to_something_else_that_breaks_is_not_passed_over(place, monkeypatch):
+    def fail(self, records, seconds):
+        raise BrokenPipeError(errno.EPIPE, "worker")
+
+    monkeypatch.setattr("cluster.ledger.Ledger.append", fail)
+    with (place.folder / "out").open("w") as out, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", out)
+        with pytest.raises(BrokenPipeError), cli.guarded():
+            cli.parse(cli.load("certify"), [str(word) for word in place.certify()[1:]]).run()

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import submitit
 import tiny
 import torch
 
-from cluster.folder import RunFolder
+from cluster.folder import RunFolder, alive
 from ebsc.device import pick
 from ebsc.errors import InputError
 from jobs import launch, states
@@ -335,6 +336,13 @@ def here(tmp_path_factory):
     return (folder / "model.safetensors").read_bytes()
 
 
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 # submitit forgets the processes that it started, and leaves its logs open
 forgetful = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -367,8 +375,27 @@ def test_an_attack_as_a_process_of_this_machine_is_waited_for(place, monkeypatch
     assert "completed" in result.out
     other = tiny.cli("attack", place.run, *words, "--radii", 0.2, "--cluster", "local", "--wait")
     assert other.status == 1
-    assert "stopped" in other.out
+    assert "failed" in other.out
     assert 'radii is "0.1" there, "0.2" here' in other.out
+
+
+@forgetful
+@pytest.mark.timeout(180)
+def test_processes_of_this_machine_are_stopped_as_it_is_said_and_go_on(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(states, "POLL", 0.1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    long = ["--width", 3, "--energy.steps", 100_000, "--watch.log", 1, "--watch.save", 1000, "--cluster", "local"]
+    submitted = tiny.cli("train", "-o", tmp_path, *long, "--sweep", "energy.seed=0,1")
+    stop = submitted.out.split("stop them with: ")[1].split()
+    numbers = [int(ticket(point)["job"]) for point in sorted(tmp_path.glob("energy.seed=*"))]
+    assert stop == ["kill", *map(str, numbers)]
+    points = [tmp_path / f"energy.seed={seed}" for seed in (0, 1)]
+    until(lambda: all(tiny.lines(point / "metrics.jsonl") > 2 for point in points))
+    assert not any((point / "checkpoint").exists() for point in points)
+    subprocess.run(stop, check=True)
+    until(lambda: not any(map(alive, numbers)))
+    assert tiny.cli("jobs", tmp_path).out.count("stopped") == 2
+    assert all((point / "checkpoint" / "energy.safetensors").exists() for point in points)
 
 
 @forgetful

@@ -80,6 +80,14 @@ def test_a_training_that_left_its_model_is_completed(tmp_path):
     assert row(training(tmp_path / "a", done=True))[:2] == ("COMPLETED", "head 6/8")
 
 
+def test_what_a_run_was_before_it_was_extended_is_not_listed(place):
+    result = tiny.cli(*place.certify("--extend", "n=400", out="run"))
+    assert result.status == 0, result.err
+    assert (place.run / "earlier" / "0" / "config.json").exists()
+    listed = tiny.cli("jobs", place.folder)
+    assert [line.split()[0] for line in listed.out.splitlines()[2:]] == [str(place.run)]
+
+
 def test_finished_work_of_every_kind_is_completed(finished, place, tmp_path):
     imported, reproduced = tmp_path / "log", tmp_path / "story"
     words = [
