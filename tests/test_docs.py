@@ -1,12 +1,15 @@
 """The pages say what the program says, list what there is, and build without a warning."""
 
+import errno
 import html
 import json
+import os
 import re
 import subprocess
 import sys
 import urllib.error
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -191,6 +194,28 @@ def another_model():
     torch.nn.init.normal_(net.classifier.map.bias, generator=torch.Generator().manual_seed(0))
     model.save("models/other", net, spec)
     return ["attack", "runs/mine", "--model", "models/other"]
+
+
+@case
+def a_model_that_was_moved():
+    finished()
+    Path("models/mine").rename("models/elsewhere")
+    return ["attack", "runs/mine"]
+
+
+@case
+def a_full_disk():
+    with patch.object(Ledger, "append", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
+        return tiny.cli(*CERTIFY)
+
+
+@case
+def an_old_merger():
+    finished()
+    config = json.loads(Path("runs/mine/config.json").read_text())
+    config["question"]["images"] = ["::60", "30::60"]
+    Path("runs/mine/config.json").write_text(json.dumps(config))
+    return ["verify", "runs/mine"]
 
 
 def general(text):
