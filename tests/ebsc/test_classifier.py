@@ -53,3 +53,12 @@ def test_a_lenet_refuses_images_too_small_for_it(shape):
 def test_an_unknown_classifier_is_refused_with_the_known_ones_named():
     with pytest.raises(InputError, match=r"'vgg'.*linear, lenet, cnn, resnet"):
         classifier.build("vgg", (1, 8, 8), 10)
+
+
+def test_a_residual_block_skips_by_a_convolution_with_its_stride():
+    torch.manual_seed(0)
+    resnet = classifier.build("resnet", (1, 9, 9), 3, width=4).eval()
+    block, x = resnet.stages[1], torch.randn(5, 4, 9, 9)
+    convolution, norm = block.skip
+    skipped = norm(torch.nn.functional.conv2d(x, convolution.weight, stride=2))
+    torch.testing.assert_close(block(x), torch.nn.functional.relu(block.body(x) + skipped))
