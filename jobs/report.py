@@ -203,7 +203,8 @@ class _Row:
             "Draws, all": f"{int(rows['draws'].sum()):,}",
             "Worker time": f"{spent:,.0f} s",
             "Outcomes": ends,
-            "Made": f"{made.get('time', 'unknown')} on {made.get('host', 'unknown')}, {made.get('device', 'unknown')}",
+            "Made": _made(made),
+            **{f"Part {part['run']}": _made(part.get("provenance", {})) for part in self.config.get("merged", [])},
             "Commit": made.get("commit", "unknown"),
         }
 
@@ -232,6 +233,11 @@ class _Row:
         made = cards(self.certificates, chosen, net, whole, self.question, list(self.attacks.values()))
         walked = "A draw of this run votes by a chain of steps; x\u0302(y) is the estimate from its first point."
         return _Gallery(cards=made, note=walked if "walk" in self.question else "")
+
+
+def _made(made: dict[str, Any]) -> str:
+    """When and where, from a provenance."""
+    return f"{made.get('time', 'unknown')} on {made.get('host', 'unknown')}, {made.get('device', 'unknown')}"
 
 
 def _subjects(runs: int, logs: int) -> str:
