@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.folder import read_config
 from ebsc.bounds import floor_radius
 from ebsc.campaign import Outcome
 from ebsc.errors import InputError, one_line
@@ -170,8 +169,6 @@ def _table(folder: str | Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except FileNotFoundError:
-        if path.with_name("config.json").exists() and "log" in read_config(folder)["question"]:
-            raise InputError(f"{folder} is an imported log: it holds radii, and no votes") from None
         raise InputError(
             f"{folder} is not finished: certificates.parquet is missing; start its command again"
         ) from None

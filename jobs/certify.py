@@ -1,7 +1,6 @@
 """``ebsc certify``: count votes on a test set and record what they certify."""
 
 import json
-import shlex
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from ebsc.votes import Precision
 from ebsc.walkjump import Walk, check
 from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.models import load_model
-from jobs.options import parse_images, parse_radii
+from jobs.options import parse_images, parse_radii, show_with
 from jobs.progress import Reporter
 from jobs.provenance import options, provenance
 from jobs.status import describe
@@ -328,7 +327,7 @@ def _summarise(campaign: Campaign, folder: Path) -> None:
     acr = floor_radius(float(table["radius"][right].sum() / images))
     print(f"{int(right.sum()):,} of {images:,} certified with the right class; average certified radius {acr}")
     print(f"{campaign.draws:,} draws; a fixed budget takes {fixed:,}, {fixed / campaign.draws:.1f} times as many")
-    print(f"written to {folder}; show it with: ebsc table {shlex.quote(str(folder))}")
+    print(f"written to {folder}; {show_with(folder)}")
 
 
 if __name__ == "__main__":

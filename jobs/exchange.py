@@ -1,7 +1,6 @@
 """``ebsc import`` and ``ebsc export``: from and to the field's form, ``idx label predict radius correct time``."""
 
 import hashlib
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from ebsc.errors import InputError
 from ebsc.files import write_whole
 from ebsc.model import check_sigma
 from jobs.entries import log_name, named_sigma
-from jobs.options import parse_images
+from jobs.options import parse_images, show_with
 from jobs.provenance import options, provenance
 from jobs.tables import put
 
@@ -67,7 +66,7 @@ class Import:
         config = {"question": question, "options": options(self), "provenance": provenance()}
         with RunFolder(folder, config, *certificates.FILES):
             write_whole(folder / certificates.LOG, text)
-        print(f"{len(log):,} images written to {folder}; show it with: ebsc table {shlex.quote(str(folder))}")
+        print(f"{len(log):,} images written to {folder}; {show_with(folder)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """``ebsc merge``: runs over disjoint images, or over disjoint draws of the same images, as one."""
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from cluster.folder import RunFolder
 from cluster.ledger import KEPT, LEDGER, Record, recorded, write
 from ebsc import data
 from ebsc.errors import InputError, RunError
-from jobs.options import slice_of
+from jobs.options import show_with, slice_of
 from jobs.provenance import certification, images_of, provenance
 from jobs.verify import replayed, verify
 
@@ -25,9 +24,6 @@ __all__ = ["Merge"]
 
 _APART = ("images", "checksum", "seed")
 """What runs that are merged may differ in."""
-
-_FINISHED = certificates.FILES[:1], (LEDGER, KEPT)
-"""What a finished run has, one of each; it answers the same question, and is left alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +73,11 @@ class Merge:
         said = configs[0]["options"] | {"run_folder": str(self.into), "images": question["images"]}
         config = {"question": question, "options": said, "provenance": provenance(), "merged": parts}
         with RunFolder(self.into, config, *certificates.FILES, LEDGER, KEPT):
-            if not all(any((self.into / name).exists() for name in names) for names in _FINISHED):
+            finished = (self.into / "certificates.parquet").exists()
+            if not (finished and any((self.into / name).exists() for name in (LEDGER, KEPT))):
                 write(self.into, records)
                 certificates.write(self.into, campaign.certificates(), seconds)
-        print(f"{len(images):,} images written to {self.into}; show it with: ebsc table {shlex.quote(str(self.into))}")
+        print(f"{len(images):,} images written to {self.into}; {show_with(self.into)}")
 
     def _side_by_side(self, questions: Sequence[dict[str, Any]], index: np.ndarray) -> dict[str, Any]:
         """What one run over all these images would have been asked."""

@@ -7,6 +7,7 @@ from contextlib import redirect_stderr
 from dataclasses import MISSING, fields, is_dataclass, replace
 from itertools import product
 from math import floor
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "parse_radii",
     "parse_sweep",
     "recall",
+    "show_with",
     "slice_of",
     "spelled",
     "sweep_names",
@@ -64,6 +66,15 @@ def spelled(radius: float) -> str:
     ('0.99609375', '0.5', '0')
     """
     return f"{radius:.9f}".rstrip("0").rstrip(".")
+
+
+def show_with(run: Path) -> str:
+    """How to show a run, to be pasted into a shell.
+
+    >>> show_with(Path("runs/my model"))
+    "show it with: ebsc table 'runs/my model'"
+    """
+    return f"show it with: ebsc table {shlex.quote(str(run))}"
 
 
 def parse_images(text: str, length: int) -> np.ndarray:

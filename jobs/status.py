@@ -2,7 +2,6 @@
 
 import json
 import platform
-import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import tyro
 from cluster.driver import Status
 from cluster.folder import holder, read_config
 from ebsc.errors import InputError
+from jobs.options import show_with
 from jobs.progress import duration
 
 __all__ = ["ShowStatus", "describe"]
@@ -65,7 +65,7 @@ class ShowStatus:
 
 def _state(folder: Path, finished: bool) -> str:
     if finished:
-        return f"finished; show it with: ebsc table {shlex.quote(str(folder))}"
+        return f"finished; {show_with(folder)}"
     who = holder(folder)
     if not who:
         return "stopped; the command that started it goes on from its ledger"

@@ -118,6 +118,14 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def until(condition: Callable[[], object], what: str, seconds: float = 150.0) -> None:
+    """Waits for something that other processes do."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.1)
+
+
 def start_and_kill(module: str, words: list, folder: Path, record: str, after: int, **environment: str) -> None:
     """Start a command as a process of its own and SIGKILL it when its record in `folder` has `after` lines."""
     command = [sys.executable, "-m", module, *map(str, words), "-o", str(folder)]

@@ -66,7 +66,7 @@ def cluster():
     folder = Path(tempfile.mkdtemp(prefix="ebsc"))  # a short path: Ray puts sockets there
     made = Cluster(folder)
     try:
-        until(lambda: answers(made.dashboard), "the dashboard answers")
+        tiny.until(lambda: answers(made.dashboard), "the dashboard answers")
         yield made
     finally:
         made.stop()
@@ -79,13 +79,6 @@ def answers(port):
     except OSError:
         return False
     return True
-
-
-def until(condition, what, seconds=150):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
 
 
 def test_a_certification_is_submitted_as_a_job(cluster, words, undisturbed, tmp_path):
@@ -123,11 +116,11 @@ def test_nodes_that_join_are_used_and_nodes_that_leave_are_forgotten(cluster, wo
     slowly = ["--batch", "1", "--address", cluster.address]  # a count does not depend on it
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([*command, *slowly], env=cluster.environment, stdout=log, stderr=log)
-    until(lambda: workers() == 1, "one worker")
+    tiny.until(lambda: workers() == 1, "one worker")
     node = cluster.join()
-    until(lambda: workers() == 2, "the new node's worker counts")
+    tiny.until(lambda: workers() == 2, "the new node's worker counts")
     os.killpg(node.pid, signal.SIGKILL)
-    until(lambda: workers() == 1, "it is forgotten")
+    tiny.until(lambda: workers() == 1, "it is forgotten")
     assert process.poll() is None, (tmp_path / "log").read_text()
     process.kill()
     process.wait()

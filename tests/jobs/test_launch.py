@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -356,13 +355,6 @@ def here(tmp_path_factory):
     return (folder / "model.safetensors").read_bytes()
 
 
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 # submitit forgets the processes that it started, and leaves its logs open
 forgetful = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -401,7 +393,7 @@ def test_an_attack_as_a_process_of_this_machine_is_waited_for(place, monkeypatch
 
 @forgetful
 @pytest.mark.timeout(180)
-def test_processes_of_this_machine_are_stopped_as_it_is_said_and_go_on(here, tmp_path, monkeypatch):
+def test_processes_of_this_machine_are_stopped_as_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(states, "POLL", 0.1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     long = ["--width", 3, "--energy.steps", 100_000, "--watch.log", 1, "--watch.save", 1000, "--cluster", "local"]
@@ -410,9 +402,9 @@ def test_processes_of_this_machine_are_stopped_as_it_is_said_and_go_on(here, tmp
     numbers = [int(ticket(point)["job"]) for point in sorted(tmp_path.glob("energy.seed=*"))]
     assert stop == ["kill", *map(str, numbers)]
     points = [tmp_path / f"energy.seed={seed}" for seed in (0, 1)]
-    until(lambda: all(tiny.lines(point / "metrics.jsonl") > 2 for point in points))
+    tiny.until(lambda: all(tiny.lines(point / "metrics.jsonl") > 2 for point in points), "both train", 60)
     subprocess.run(stop, check=True)
-    until(lambda: not any(map(alive, numbers)))
+    tiny.until(lambda: not any(map(alive, numbers)), "both have ended", 60)
     assert tiny.cli("jobs", tmp_path).out.count("stopped") == 2
 
 

@@ -37,10 +37,7 @@ def shell(*words: object, **environment: str) -> str:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
-        time.sleep(0.2)
+    tiny.until(condition, what, PATIENCE)
 
 
 def submit(command: str, folder: Path, *words: object) -> str:
