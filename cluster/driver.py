@@ -1,7 +1,7 @@
 """The driver: campaign -> units -> workers -> counts -> campaign, until every image is settled."""
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, inf
@@ -9,7 +9,7 @@ from math import ceil, inf
 import numpy as np
 
 from cluster.ledger import Ledger
-from cluster.pool import DEPTH, Pool, Reply
+from cluster.pool import Pool, Reply
 from ebsc.campaign import Campaign, Unit
 from ebsc.errors import RunError, one_line
 
@@ -35,8 +35,15 @@ STRAGGLER, SHORT = 2.0, 1.0
 """An idle worker with nothing else to do takes over a unit that is out for this many times what it would need; units
 that need less than so many seconds are taken to need them."""
 
+HELD_BACK = 4 * UNIT_SECONDS
+"""Seconds for which a unit that failed waits for a worker that counts others."""
+
 PATIENCE = 3
-"""Failures of one unit that stop the run; and losses of all units that the workers can hold, none counted between."""
+"""Failures of one unit that stop the run; failures in a row after which a worker is replaced; and how often all workers
+may be lost with no unit counted between."""
+
+RATE_OVER = 60.0
+"""Seconds over which the rate is measured: workers come and go, and take their time to start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +54,7 @@ class Status:
         settled: images that need no more draws.
         images: all images.
         draws: draws merged, in earlier sessions of the run too.
-        rate: draws per second in this session.
+        rate: draws per second lately (:data:`RATE_OVER`).
         seconds_left: about.
         workers: how many there are now.
         resent: units sent again because a worker was lost, failed or was slow.
@@ -99,10 +106,11 @@ class Driver:
         self.report = report
         self._clock = clock
         self._out: dict[int, _Flight] = {}
-        self._again: deque[Unit] = deque()
-        self._failures: Counter[int] = Counter()
+        self._again: deque[tuple[float, Unit]] = deque()
+        self._failed_on: defaultdict[int, list[int]] = defaultdict(list)
+        self._in_a_row: Counter[int] = Counter()
         self._deaths: Counter[int] = Counter()
-        self._losses = 0
+        self._losses = self._crew = 0
         self.resent = 0
         self._note = ""
         self._speed: dict[int, float] = {}
@@ -116,15 +124,20 @@ class Driver:
         Raises:
             RunError: a unit failed :data:`PATIENCE` times, or workers are lost again and again. The ledger is whole.
         """
-        begun, drawn, reported = self._clock(), self.campaign.draws, 0.0
+        marks, reported = deque([(self._clock(), self.campaign.draws)]), 0.0
         while not self.campaign.done:
+            self._crew = max(self._crew if self._losses else 0, len(self.pool))
             self._send()
             answers = [self._receive(reply) for reply in self.pool.wait(1.0, self._settle)]
             self._record(self.campaign.merge_all([answer for answer in answers if answer]))
             now = self._clock()
             self._estimate(now)
             if now - reported >= 1.0 or self.campaign.done:
-                self.report(self._status((self.campaign.draws - drawn) / max(now - begun, 1e-9)))
+                while len(marks) > 1 and now - marks[1][0] >= RATE_OVER:
+                    marks.popleft()
+                since, draws = marks[0]
+                self.report(self._status((self.campaign.draws - draws) / max(now - since, 1e-9)))
+                marks.append((now, self.campaign.draws))
                 reported = now
 
     @property
@@ -157,14 +170,34 @@ class Driver:
 
     def _send(self) -> None:
         for worker in self.pool.free():
-            unit = self._again.popleft() if self._again else self._fresh(worker) or self._straggler(worker)
-            if unit is None and worker not in self._speed:
-                continue  # too new to overtake anybody; the next may
+            if unit := self._returned(worker) or self._fresh(worker):
+                self._hand(worker, unit)
+            elif not self._again:
+                break
+        busy = {worker for flight in self._out.values() for worker in flight.workers}
+        idle = {
+            worker: speed for worker in self.pool.free() if worker not in busy and (speed := self._speed.get(worker))
+        }
+        for worker in sorted(idle, key=idle.__getitem__, reverse=True):
+            unit = self._straggler(worker)
             if unit is None:
-                return
-            flight = self._out.setdefault(unit.number, _Flight(unit, self._clock(), set()))
-            flight.workers.add(worker)
-            self.pool.send(worker, unit)
+                return  # nor is a slower one fast enough
+            self._hand(worker, unit)
+
+    def _hand(self, worker: int, unit: Unit) -> None:
+        self._out.setdefault(unit.number, _Flight(unit, self._clock(), set())).workers.add(worker)
+        self.pool.send(worker, unit)
+
+    def _returned(self, worker: int) -> Unit | None:
+        """A unit to be sent again; one that failed is for workers that count others, while there are any."""
+        for place, (since, unit) in enumerate(self._again):
+            failed_on = {*self._failed_on.get(unit.number, ())}
+            able = self._speed.keys() - failed_on
+            untried = worker not in failed_on or len(failed_on) >= len(self.pool)
+            if not failed_on or worker in able or (untried and not able) or self._clock() - since >= HELD_BACK:
+                del self._again[place]
+                return unit
+        return None
 
     def _fresh(self, worker: int) -> Unit | None:
         """A new unit of about UNIT_SECONDS on this worker, or less when there is not enough work to go round."""
@@ -175,8 +208,6 @@ class Driver:
 
     def _straggler(self, worker: int) -> Unit | None:
         """The unit that one worker alone has had longest, if that is STRAGGLER times what this idle one would need."""
-        if worker not in self._speed or any(worker in flight.workers for flight in self._out.values()):
-            return None
         alone = [flight for flight in self._out.values() if len(flight.workers) == 1]
         oldest = min(alone, key=lambda flight: flight.since, default=None)
         if oldest is None:
@@ -192,7 +223,7 @@ class Driver:
         """A unit and its counts, to be merged; or None, and the unit is put up to be sent again if nobody has it."""
         unit, flight = reply.unit, self._out.get(reply.unit.number)
         if reply.tally:
-            self._losses = 0
+            self._losses = self._in_a_row[reply.worker] = 0
             if reply.tally.batch < self._batch.setdefault(reply.worker, reply.tally.batch):
                 self._note = f"worker {reply.worker} ran out of memory and goes on with batches of {reply.tally.batch}"
             self._batch[reply.worker] = reply.tally.batch
@@ -205,33 +236,39 @@ class Driver:
             return unit, reply.tally.counts
         if reply.lost:
             self._lost(reply)
-        elif flight:  # else another worker has counted it, so that it is not the unit that is bad
-            self._failed(reply)
+        else:
+            self._failed(reply, counted=flight is None)
         if flight:
             flight.workers.discard(reply.worker)
             if not flight.workers:
                 del self._out[unit.number]
-                self._again.append(unit)
+                self._again.append((self._clock(), unit))
                 self.resent += 1
         return None
 
     def _lost(self, reply: Reply) -> None:
-        self._losses += 1
+        self._losses += reply.in_hand
         self._deaths[reply.unit.number] += reply.in_hand
+        self._speed.pop(reply.worker, None)
         self._note = f"worker {reply.worker} was lost ({reply.lost})"
-        if self._losses > PATIENCE * DEPTH * max(1, len(self.pool)):
+        if self._losses > PATIENCE * max(1, self._crew):
             number, times = self._deaths.most_common(1)[0]
             blame = f" ({times} of them while counting unit {number})" if times >= PATIENCE else ""
             raise RunError(f"workers are lost again and again{blame}; the last one: {one_line(reply.lost)}")
 
-    def _failed(self, reply: Reply) -> None:
-        unit = reply.unit
-        self._failures[unit.number] += 1
-        self._note = f"unit {unit.number} failed on worker {reply.worker} ({reply.error})"
-        if self._failures[unit.number] >= PATIENCE:
+    def _failed(self, reply: Reply, counted: bool) -> None:
+        """A unit that failed, unless another worker has ``counted`` it, and a worker that fails, are bad in the end."""
+        unit, worker = reply.unit, reply.worker
+        self._note = f"unit {unit.number} failed on worker {worker} ({reply.error})"
+        if not counted:
+            self._failed_on[unit.number].append(worker)
+        if len(self._failed_on.get(unit.number, [])) >= PATIENCE:
             images = np.unique(unit.spans["image"]).tolist()
             which = f"unit {unit.number} (images {images[0]} to {images[-1]})"
             raise RunError(f"{which} failed {PATIENCE} times: {one_line(reply.error)}")
+        self._in_a_row[worker] += 1
+        if self._in_a_row[worker] == PATIENCE:
+            self.pool.retire(worker)
 
     def _record(self, rows: np.ndarray) -> None:
         self.ledger.append(self.campaign.records(rows), self._seconds[rows])

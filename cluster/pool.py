@@ -2,13 +2,13 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cluster.worker import Assignment, Tally, Worker
 from ebsc.campaign import Unit
-from ebsc.errors import RunError, one_line
+from ebsc.errors import InputError, RunError, one_line
 
 __all__ = ["DEPTH", "Load", "LocalPool", "Pool", "RayPool", "Reply", "room", "wants"]
 
@@ -58,6 +58,9 @@ class Pool(Protocol):
 
     def wait(self, seconds: float, settle: float = 0.0) -> list[Reply]:
         """Replies that have come; waits for the first at most ``seconds``, and ``settle`` for more."""
+
+    def retire(self, worker: int) -> None:
+        """Lose a worker that fails unit after unit, and have another one in its place where that is possible."""
 
 
 class Load:
@@ -111,15 +114,21 @@ class LocalPool:
         except Exception as error:  # the driver decides what a failed unit means
             return [Reply(unit, 0, error=f"{type(error).__name__}: {one_line(error)}")]
 
+    def retire(self, worker: int) -> None:
+        """There is no other."""
+
 
 def wants(cpus: float, gpus: float) -> dict[str, float]:
     """What a worker asks Ray for."""
     return {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
 
 
-def room(have: dict[str, float], wants: dict[str, float]) -> int:
-    """Workers that fit into an empty cluster."""
-    return min((int(have.get(name, 0) / amount) for name, amount in wants.items()), default=1)
+def room(nodes: Iterable[Mapping[str, Any]], wants: Mapping[str, float]) -> int:
+    """Workers that fit into an empty cluster, given its nodes as Ray describes them: each worker is on one of them."""
+    have = [node["Resources"] for node in nodes if node["Alive"]]
+    if not wants:
+        return 1
+    return sum(min(int(there.get(name, 0) / amount) for name, amount in wants.items()) for there in have)
 
 
 class RayPool:
@@ -137,6 +146,7 @@ class RayPool:
         self._ray = ray
         self._assignment = ray.put(assignment)
         self._batch = assignment.batch
+        self._batches: dict[int, int] = {}
         self._actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(Worker)
         self._wants = wants(cpus, gpus)
         self._workers = workers
@@ -151,9 +161,11 @@ class RayPool:
     def _fill(self) -> None:
         """Start actors until there are as many as there should be."""
         self._looked = time.monotonic()
-        have = self._ray.cluster_resources()  # type: ignore[no-untyped-call]
-        target = room(have, self._wants) if self._workers is None else self._workers
+        target = self._workers
+        if target is None:
+            target = room(self._ray.nodes(), self._wants)  # type: ignore[no-untyped-call]
         for _ in range(target - len(self._actors)):
+            self._batches[self._started] = self._batch
             actor = self._actors[self._started] = self._actor.remote(self._assignment, self._batch)
             self._starting[actor.ready.remote()] = self._started
             self._started += 1
@@ -195,7 +207,10 @@ class RayPool:
             self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
             if getattr(error, "actor_init_failed", False):
-                raise RunError(f"a worker cannot start: {one_line(str(error).strip().splitlines()[-1])}") from None
+                cause = one_line(str(error).strip().splitlines()[-1])
+                asked = f"{InputError.__module__}.{InputError.__name__}: "
+                kind = InputError if cause.startswith(asked) else RunError
+                raise kind(f"a worker cannot start: {cause.removeprefix(asked)}") from None
             self._stillborn += 1
             if self._stillborn > STILLBORN * max(1, len(self._actors)):
                 raise RunError(f"workers die before they are ready; the last one: {one_line(error)}") from None
@@ -203,6 +218,10 @@ class RayPool:
         else:
             self._stillborn = 0
             self._load.add(worker, 0)
+
+    def retire(self, worker: int) -> None:
+        if worker in self._actors:
+            self._ray.kill(self._actors[worker])
 
     def _reply(self, ref: Any) -> Iterator[Reply]:
         worker, unit = self._pending[ref]
@@ -223,7 +242,7 @@ class RayPool:
         """Give up a worker with all of its units, the one in hand first, and start another in its place."""
         cause = f"{type(error).__name__}: {one_line(error)}"
         if isinstance(error, self._ray.exceptions.OutOfMemoryError):
-            self._batch = max(1, self._batch // 2)
+            self._batch = min(self._batch, max(1, self._batches[worker] // 2))  # several may run out of it at once
             cause += f"; new workers take batches of {self._batch}"
         in_hand = True
         for other, (owner, lost) in list(self._pending.items()):
@@ -237,5 +256,5 @@ class RayPool:
     def _drop(self, worker: int) -> None:
         with contextlib.suppress(Exception):
             self._ray.kill(self._actors[worker])
-        del self._actors[worker]
+        del self._actors[worker], self._batches[worker]
         self._fill()

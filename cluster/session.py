@@ -5,6 +5,10 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from math import ceil
+
+from joblib import cpu_count
 
 from cluster.pool import LocalPool, Pool, RayPool, room, wants
 from cluster.worker import Assignment
@@ -26,18 +30,18 @@ def ray_session(address: str | None = None, cpus: float = 1) -> Iterator[None]:
     """
     import ray  # here, not above: it reads its authentication from the environment when it is imported
 
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address:
-        _answers(address)
     if ray.is_initialized():
         yield
         return
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _answers(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         if address:
             ray.init(address=address, log_to_driver=False)
         else:
-            cores = max(os.cpu_count() or 1, int(cpus))
+            cores = max(cpu_count(), ceil(cpus))
             ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RunError(f"no Ray at {address or 'this machine'}: {one_line(error)}") from error
@@ -87,8 +91,10 @@ def open_pool(
         have = ray.cluster_resources()  # type: ignore[no-untyped-call]
         if gpus is None:
             gpus = 1.0 if assignment.device != "cpu" and have.get("GPU", 0) >= 1 else 0.0
+        if not gpus and assignment.device == "auto":
+            assignment = replace(assignment, device="cpu")  # Ray hides no GPU from them, and all must be of one kind
         asked = wants(cpus, gpus)
-        if (workers or 1) > (fit := room(have, asked)):
+        if (workers or 1) > (fit := room(ray.nodes(), asked)):  # type: ignore[no-untyped-call]
             have_text = ", ".join(f"{have.get(name, 0):g} {name}" for name in asked)
             raise InputError(f"room for {fit} workers only: each wants {asked}, the cluster has {have_text}")
         yield RayPool(assignment, workers, cpus=cpus, gpus=gpus)

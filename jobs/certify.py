@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -132,8 +133,20 @@ class Certify:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise InputError(f"the micro-batch must be at least 1, not {self.batch}")
-        if (self.workers or 0) < 0 or self.cpus_per_worker < 0 or (self.gpus_per_worker or 0) < 0:
-            raise InputError("workers, CPUs per worker and GPUs per worker must not be negative")
+        if (self.workers or 0) < 0:
+            raise InputError(f"workers must not be negative, not {self.workers}")
+        if not (self.cpus_per_worker == 0 or 1e-4 <= self.cpus_per_worker < inf):  # Ray counts in ten-thousandths
+            raise InputError(f"CPUs per worker must be 0 or 0.0001 and more, not {self.cpus_per_worker}")
+        gpus = self.gpus_per_worker or 0
+        if not (gpus == 0 or 1e-4 <= gpus <= 1 or (gpus < inf and gpus == int(gpus) > 1)):
+            raise InputError(f"GPUs per worker must be 0, from 0.0001 to 1, or a whole number, not {gpus}")
+        if self.workers == 0:
+            self.slurm.one_process("a certification without workers")
+        else:
+            self.slurm.one_process("a certification", on_each_node=True)
+        if self.address and self.cluster in ("slurm", "allocation"):
+            raise InputError(f"--cluster {self.cluster} starts a Ray of its own: it does not take --address")
+        parse_radii(self.radii)  # a fixed budget has no use for them, and they may be wrong all the same
         if self.vote == "one-step" and self.walk != Walk():
             raise InputError("steps, step-size and friction are those of a walk: they need --vote walk-jump")
 

@@ -98,6 +98,13 @@ class Slurm:
             raise InputError("gpus and requeues must not be negative, memory must be positive")
         self.extra()
 
+    def one_process(self, command: str, *, on_each_node: bool = False) -> None:
+        """Raise :class:`InputError` where more processes are asked for than the command is."""
+        if self.tasks not in (None, 1):
+            raise InputError(f"{command} is one process{' on each node' * on_each_node}: it does not take --tasks")
+        if self.nodes > 1 and not on_each_node:
+            raise InputError(f"{command} is one process: it does not take --nodes {self.nodes}")
+
     def extra(self) -> dict[str, str | bool]:
         """The further parameters of sbatch.
 
@@ -323,8 +330,9 @@ def _linger(save: Callable[[], None]) -> None:
     while time.monotonic() < deadline:
         # the first process asks for all: srun ends the others with it
         if os.environ["SLURM_PROCID"] == "0" and ask("squeue", "-h", "-j", _number(), "-o", "%T") != ["RUNNING"]:
-            sys.exit(128 + signal.SIGTERM)
+            break
         time.sleep(1)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _number() -> str:

@@ -1,8 +1,9 @@
 """What a training leaves behind while it goes on: its state, one JSON line a log step, TensorBoard, pictures."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import safetensors.torch
 import torch.distributed
@@ -13,12 +14,22 @@ from ebsc.errors import InputError
 from ebsc.files import write_whole
 from ebsc.training import Trainer
 
-__all__ = ["Keeper", "Logbook", "is_main", "read_lines"]
+__all__ = ["Keeper", "Logbook", "is_main", "of_main", "read_lines"]
+
+T = TypeVar("T")
 
 
 def is_main() -> bool:
     """Whether this process is the one that writes."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def of_main(find: Callable[[], T]) -> T:
+    """What the process that writes finds, in all processes, which call this together."""
+    found: list[Any] = [find() if is_main() else None]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(found)
+    return cast(T, found[0])
 
 
 class Keeper:
@@ -40,12 +51,10 @@ class Keeper:
         self._trainer = trainer
         self.value = float("-inf")
         self._best: dict[str, Tensor] = {}
-        found: list[Any] = [self._read()] if is_main() else [None]
-        if torch.distributed.is_initialized():
-            torch.distributed.broadcast_object_list(found)
-        if found[0] is None:
+        found = of_main(self._read)
+        if found is None:
             return
-        state = dict(found[0])
+        state = dict(found)
         try:
             self.value = float(state.pop("value"))
             self._best = {name: state.pop(name) for name in list(state) if name.startswith("best.")}

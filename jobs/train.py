@@ -29,7 +29,7 @@ from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
 from jobs.models import load_model, look_here
 from jobs.options import parse_sweep, sweep_names
 from jobs.provenance import options, provenance
-from jobs.record import is_main
+from jobs.record import is_main, of_main
 
 __all__ = ["HEAD", "Classifier", "Train"]
 
@@ -239,7 +239,7 @@ class Train:
         if is_main() and self.token:
             self._clear()
         with RunFolder(self.folder, config, "model.json", "checkpoint") if is_main() else nullcontext():
-            if (self.folder / "model.json").exists():
+            if of_main((self.folder / "model.json").exists):
                 print(f"{self.folder} is trained already; --overwrite trains it again")
                 return
             fitting = Fitting(

@@ -54,7 +54,7 @@ class Pool:
         self.busy = {worker: [] for worker in range(workers)}
         self.fate, self.speed, self.batch = fate, speed, batch
         self.random = random.Random(seed)
-        self.sent, self.deepest, self.failed, self.seconds = [], 0, 0, 0.0
+        self.sent, self.retired, self.deepest, self.failed, self.seconds = [], [], 0, 0, 0.0
 
     def __len__(self):
         return len(self.busy)
@@ -71,16 +71,20 @@ class Pool:
         ready = [worker for worker, units in self.busy.items() if units]
         return [reply for worker in ready if self.random.random() < 0.7 for reply in self.reply(worker)]
 
+    def retire(self, worker):
+        self.retired.append(worker)
+
     def reply(self, worker):
         units = self.busy[worker]
         unit = units.pop(self.random.randrange(len(units)))
-        fate = self.fate(worker, unit)
+        fate = "lose" if worker in self.retired else self.fate(worker, unit)
         self.failed += fate != "count"
         if fate == "lose":
             self.failed += len(units)
             del self.busy[worker]
             self.busy[max([worker, *self.busy]) + 1] = []
-            return [Reply(lost, worker, lost="ActorDiedError: the node died") for lost in [unit, *units]]
+            lost = "ActorDiedError: the node died"
+            return [Reply(each, worker, lost=lost, in_hand=each is unit) for each in [unit, *units]]
         if fate == "fail":
             return [Reply(unit, worker, error="ValueError: bad\n  data")]
         self.seconds += unit.draws / self.speed(worker)
@@ -165,6 +169,30 @@ def test_workers_that_are_lost_for_ever_stop_the_run_and_the_ledger_is_whole(tmp
     with pytest.raises(RunError, match="the node died"):
         certify(tmp_path, Pool(3, fate=lambda worker, unit: "lose" if deadly(unit) else "count"))
     assert tiny.equal(certify(tmp_path, Pool())[0], undisturbed())
+
+
+@pytest.mark.parametrize("left", [0, 1, 5])
+def test_the_loss_of_a_node_with_most_of_the_workers_stops_nothing(tmp_path, left):
+    class Node(Pool):
+        """All but the first so many workers are lost at once, with all of their units, before one has counted."""
+
+        def wait(self, seconds, settle=0.0):
+            node = [worker for worker, units in self.busy.items() if left <= worker < 9 and units]
+            return [reply for worker in node for reply in self.reply(worker)] or super().wait(seconds, settle)
+
+    pool = Node(9, fate=lambda worker, unit: "lose" if left <= worker < 9 else "count")
+    certify(tmp_path, pool, Fixed(n=4_000), images=200)
+    assert pool.failed > 9 - left
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+def test_a_worker_that_fails_whatever_it_gets_is_replaced_and_stops_nothing(tmp_path, workers):
+    """Nor do the next two in its place, which fail as it does."""
+    sick = {0, workers, workers + 1}
+    pool = Pool(workers, fate=lambda worker, unit: "fail" if worker in sick else "count")
+    table, _ = certify(tmp_path, pool)
+    assert tiny.equal(table, undisturbed())
+    assert {0} <= set(pool.retired) <= sick
 
 
 def test_a_run_that_was_finished_before_sends_nothing(tmp_path):
@@ -320,6 +348,20 @@ def test_a_unit_that_is_stuck_is_taken_over_by_an_idle_worker_and_counted_once(t
     assert pool.now < 1000
 
 
+@pytest.mark.parametrize("speeds", [[1000.0, 64.0, 64.0], [1.0, 1000.0, 64.0], [64.0, 64.0, 1000.0]])
+def test_a_unit_is_taken_over_by_the_fastest_of_the_idle_workers(tmp_path, speeds):
+    work = campaign(images=1)
+    (unit,) = work.next_units(10_000, limit=1)
+    pool = Clocked(4, lambda worker, unit: 1.0)
+    with Ledger(tmp_path, {"question": {}}) as ledger:
+        driver = Driver(work, pool, ledger, clock=lambda: pool.now)
+        driver._hand(3, unit)
+        driver._speed = dict(enumerate(speeds))
+        pool.now = 1000.0
+        driver._send()
+    assert [worker for worker, _ in pool.sent] == [3, speeds.index(1000.0)]
+
+
 def test_the_second_answer_to_a_unit_is_dropped(tmp_path):
     """Unit 3 is slow: both workers that have it answer in the end."""
     slow = []
@@ -342,6 +384,15 @@ def test_nothing_is_counted_twice_when_nobody_is_slow(tmp_path):
     assert last.resent == 0
     numbers = [unit.number for _, unit in pool.sent]
     assert len(numbers) == len(set(numbers))
+
+
+def test_the_rate_is_that_of_the_last_minute(tmp_path):
+    """A worker that takes a hundred times longer at first, as one that compiles."""
+    reports = []
+    pool = Clocked(1, lambda worker, unit: unit.draws / (10 if pool.now < 1000 else 1000))
+    with Ledger(tmp_path, {"question": {}}) as ledger:
+        Driver(campaign(Fixed(n=10_000), 30), pool, ledger, reports.append, clock=lambda: pool.now).run()
+    assert reports[-1].rate == pytest.approx(1000, rel=0.2)
 
 
 def test_a_unit_whose_workers_all_die_is_blamed(tmp_path):

@@ -1,8 +1,12 @@
 """Who is free: known without asking every worker."""
 
 import random
+import sys
+from types import SimpleNamespace
 
-from cluster.pool import DEPTH, Load
+import pytest
+
+from cluster.pool import DEPTH, Load, RayPool, room
 
 
 def expected(busy):
@@ -39,3 +43,65 @@ def test_the_free_ones_are_those_of_a_full_look_after_any_course_of_events():
             del busy[worker]
         assert sorted(load.free()) == sorted(expected(busy))
         assert len(load) == len(busy)
+
+
+def node(alive=True, **resources):
+    return {"Alive": alive, "Resources": resources}
+
+
+@pytest.mark.parametrize(
+    ("wants", "fit"),
+    [({"CPU": 1}, 6), ({"CPU": 2}, 3), ({"CPU": 3}, 1), ({"CPU": 5}, 0), ({"CPU": 1, "GPU": 0.5}, 2), ({}, 1)],
+)
+def test_each_worker_has_room_on_one_node(wants, fit):
+    assert room([node(CPU=4.0, GPU=1.0), node(CPU=2.0), node(alive=False, CPU=64.0)], wants) == fit
+
+
+class Ray:
+    """As much of Ray as a pool needs; its actors are lost for memory as they are told."""
+
+    exceptions = SimpleNamespace(
+        RayError=(lost := type("RayError", (Exception,), {})),
+        RayTaskError=type("RayTaskError", (lost,), {}),
+        OutOfMemoryError=type("OutOfMemoryError", (lost,), {}),
+    )
+
+    def __init__(self):
+        self.batches, self.doomed = [], set()
+
+    def remote(self, **resources):
+        return lambda worker: SimpleNamespace(remote=self.start)
+
+    def start(self, assignment, batch):
+        self.batches.append(batch)
+        return SimpleNamespace(**{name: SimpleNamespace(remote=lambda *unit: object()) for name in ("ready", "count")})
+
+    def put(self, value):
+        return value
+
+    def wait(self, references, num_returns, timeout):
+        return list(references), []
+
+    def get(self, reference):
+        if reference in self.doomed:
+            raise self.exceptions.OutOfMemoryError
+
+    def kill(self, actor):
+        pass
+
+
+def test_workers_lost_for_memory_at_a_time_halve_the_micro_batch_once(monkeypatch):
+    ray = Ray()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    pool = RayPool(SimpleNamespace(batch=256), 8)
+    pool.wait(0.0)
+    for worker in sorted(set(pool.free())):
+        pool.send(worker, SimpleNamespace())
+    ray.doomed = set(pool._pending)
+    pool.wait(0.0)
+    assert ray.batches == [256] * 8 + [128] * 8
+    pool.wait(0.0)
+    pool.send(8, SimpleNamespace())
+    ray.doomed = set(pool._pending)
+    pool.wait(0.0)
+    assert ray.batches[16:] == [64]

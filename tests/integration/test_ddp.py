@@ -147,6 +147,18 @@ def test_two_processes_find_what_one_does(found, name, of_gradients, of_weights)
         assert_close(here["resumed"], here["state"], 0)
 
 
+@pytest.mark.timeout(120)
+def test_several_processes_overwrite_a_model_together(tmp_path):
+    words = ["jobs.train", "--data", "digits", "--denoiser", "none", "--head.steps", "3", "--out", str(tmp_path)]
+    model.save(tmp_path, network("none"), ModelSpec(sigma=0.5, shape=(1, 8, 8), n_classes=10, levels=16))
+    before = (tmp_path / "model.safetensors").read_bytes()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(WORLD), "-m"]
+    done = subprocess.run([*launcher, *words, "--overwrite"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model.safetensors").read_bytes() != before
+    assert done.stdout.count("model written to") == 1
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])

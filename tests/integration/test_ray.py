@@ -17,7 +17,7 @@ from cluster.worker import Assignment
 from ebsc import data, model
 from ebsc.budgets import Fixed, Sequential
 from ebsc.campaign import Campaign
-from ebsc.errors import EbscError
+from ebsc.errors import InputError
 from ebsc.walkjump import Walk
 
 DIGITS = data.load("digits", "test").take(np.arange(40))
@@ -78,6 +78,14 @@ def test_an_actor_counts_what_this_process_counts_and_says_why_it_cannot(local_r
         assert reply.error == "ValueError: 7 is not a valid Stream"
         assert (reply.lost, reply.tally, len(pool)) == ("", None, 1)
         there = counts(pool, units)  # the actor lives
+        pool.retire(0)
+        pool.send(0, bad)
+        (reply,) = pool.wait(60)
+        assert reply.lost
+        assert reply.in_hand
+        while not pool.free():
+            pool.wait(60)
+        assert set(pool.free()) == {1}
     assert len(units) > 3
     assert all((here[number] == there[number]).all() for number in here)
 
@@ -93,7 +101,7 @@ def test_the_number_of_workers_does_not_change_a_certificate(local_ray, words, u
 @pytest.mark.timeout(150)
 def test_an_actor_that_cannot_start_stops_the_run_with_the_cause(local_ray, assignment, tmp_path):
     spoilt = replace(assignment, weights=assignment.weights[:-1])
-    with actors(local_ray, spoilt, 1) as pool, pytest.raises(EbscError, match="truncated or altered"):
+    with actors(local_ray, spoilt, 1) as pool, pytest.raises(InputError, match="truncated or altered"):
         run(tmp_path, pool)
 
 

@@ -211,6 +211,16 @@ options("empty_micro_batch", "micro-batch must be at least 1", "--batch", 0)
 options("negative_workers", "workers", "--workers=-1")
 options("negative_cpus", "cpu", "--workers", 1, "--cpus-per-worker=-1")
 options("negative_gpus", "gpu", "--workers", 1, "--gpus-per-worker=-1")
+for value in ("nan", "inf", "1e-5"):
+    options(f"cpus_{value}", "CPUs per worker must be 0 or 0.0001 and more", "--cpus-per-worker", value)
+for value in ("nan", "inf", "1e-5", "1.5"):
+    options(f"gpus_{value}", "from 0.0001 to 1, or a whole number", "--gpus-per-worker", value)
+options("radii_of_a_fixed_budget", "give numbers >= 0", "--budget", "fixed", "--radii", "banana")
+options("two_rays", "starts a Ray of its own", "--cluster", "slurm", "--address", "auto", "--workers", 2)
+options("nodes_without_workers", "it does not take --nodes 2", "--cluster", "slurm", "--nodes", 2, "--workers", 0)
+options("tasks_of_a_certification", "one process on each node: it does not take --tasks", "--tasks", 2, "--workers", 2)
+options_of("attack", "attack_on_two_nodes", "an attack is one process: it does not take --nodes 2", "--nodes", 2)
+CASES["story_on_two_nodes"] = lambda place: ["reproduce", "digits", "--nodes", 2], "a story is one process"
 
 
 # -- run folders ----------------------------------------------------------------------------------------------------

@@ -322,6 +322,17 @@ def test_waiting_says_what_changes_until_all_is_over(slurm, tmp_path):
     ]
 
 
+def test_after_sigterm_a_job_that_slurm_does_not_end_ends_by_itself(slurm, tmp_path, monkeypatch):
+    course(slurm, tmp_path, "RUNNING\n")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setattr(launch, "GRACE", 0.1)
+    saved = []
+    with pytest.raises(SystemExit) as end:
+        launch._linger(lambda: saved.append(True))
+    assert (saved, end.value.code) == ([True], 143)
+
+
 def test_a_job_on_its_way_back_to_the_queue_is_waited_for(slurm, tmp_path):
     failed, pending, done = "77|NODE_FAIL|n1|None\n", "77|PENDING||BeginTime\n", "77|COMPLETED|n2|None\n"
     course(slurm, tmp_path, failed, pending, failed, done)

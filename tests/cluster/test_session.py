@@ -1,0 +1,81 @@
+"""Which Ray a run gets, and which device its workers take."""
+
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+
+from cluster import session
+from ebsc.errors import InputError, RunError
+
+
+@dataclass(frozen=True)
+class Assignment:
+    device: str = "auto"
+
+
+class Ray(SimpleNamespace):
+    """As much of Ray as a session needs: one node of 4 CPUs and 2 GPUs, and one of 4 CPUs."""
+
+    def __init__(self, connected):
+        super().__init__(is_initialized=lambda: connected, shutdown=lambda: None, inits=[])
+
+    def init(self, *where, **options):
+        self.inits.append((where, options))
+
+    def cluster_resources(self):
+        return {"CPU": 8.0, "GPU": 2.0}
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}, {"Alive": True, "Resources": {"CPU": 4.0}}]
+
+
+@contextmanager
+def opened(monkeypatch, connected=True):
+    ray = Ray(connected)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "ray", ray)
+        patch.setattr(
+            session, "RayPool", lambda assignment, workers, **resources: (assignment.device, workers, resources)
+        )
+        yield ray
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "found"),
+    [
+        ("auto", None, ("auto", {"cpus": 1, "gpus": 1.0})),
+        ("auto", 0, ("cpu", {"cpus": 1, "gpus": 0})),
+        ("auto", 0.5, ("auto", {"cpus": 1, "gpus": 0.5})),
+        ("cpu", None, ("cpu", {"cpus": 1, "gpus": 0.0})),
+        ("cuda", 0, ("cuda", {"cpus": 1, "gpus": 0})),
+    ],
+)
+def test_workers_without_a_gpu_of_their_own_take_none(monkeypatch, device, gpus, found):
+    with opened(monkeypatch), session.open_pool(Assignment(device), gpus=gpus) as (taken, workers, resources):
+        assert ((taken, resources), workers) == (found, None)
+
+
+def test_a_worker_that_no_single_node_has_room_for_is_refused(monkeypatch):
+    asked = session.open_pool(Assignment(), cpus=5, gpus=0)
+    with opened(monkeypatch), pytest.raises(InputError, match="room for 0 workers only"), asked:
+        pass
+
+
+def test_the_ray_that_this_process_has_comes_first(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # nothing answers there
+    with opened(monkeypatch) as ray, session.ray_session():
+        assert ray.inits == []
+    with opened(monkeypatch, connected=False), pytest.raises(RunError, match="no Ray at 127"), session.ray_session():
+        pass
+
+
+@pytest.mark.parametrize(("asked", "told"), [(1, 2), (2.7, 3), (8, 8)])
+def test_a_local_ray_is_told_of_the_cores_of_this_process_and_of_as_many_as_are_asked_for(monkeypatch, asked, told):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(session, "cpu_count", lambda: 2)
+    with opened(monkeypatch, connected=False) as ray, session.ray_session(cpus=asked):
+        ((where, options),) = ray.inits
+    assert (where, options["num_cpus"]) == (("local",), told)
