@@ -94,7 +94,10 @@ def open_pool(
         if not gpus and assignment.device == "auto":
             assignment = replace(assignment, device="cpu")  # Ray hides no GPU from them, and all must be of one kind
         asked = wants(cpus, gpus)
-        if (workers or 1) > (fit := room(ray.nodes(), asked)):  # type: ignore[no-untyped-call]
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        if (workers or 1) > (fit := room(nodes, asked)):
             have_text = ", ".join(f"{have.get(name, 0):g} {name}" for name in asked)
+            alive = sum(node["Alive"] for node in nodes)
+            have_text += f" on {alive} node{'s' * (alive != 1)}"
             raise InputError(f"room for {fit} workers only: each wants {asked}, the cluster has {have_text}")
         yield RayPool(assignment, workers, cpus=cpus, gpus=gpus)

@@ -184,7 +184,7 @@ class Certify:
         campaign = Campaign(chosen.labels, spec.n_classes, spec.sigma, budget=budget, images=indices, seed=self.seed)
         folder = self.folder
         asked, *extends = (self._question(spec, chosen, one) for one in (budget, *earlier))
-        config = {"question": asked, "options": options(self), "provenance": provenance()}
+        config = {"question": asked, "options": options(self), "provenance": provenance(self.device)}
         with Ledger(folder, config, extends) as ledger:
             try:
                 campaign.restore(ledger.read())

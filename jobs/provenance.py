@@ -15,6 +15,7 @@ import torch
 from cluster.folder import read_config
 from ebsc import data, model
 from ebsc.data import Dataset, Split
+from ebsc.device import Device
 from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
 from jobs.models import load_model
@@ -37,8 +38,11 @@ def options(command: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(command), default=str))
 
 
-def provenance() -> dict[str, Any]:
-    """Package versions, git commit (with ``+`` when the tree is changed), host, device and time, for a config.json."""
+def provenance(device: Device = "auto") -> dict[str, Any]:
+    """Package versions, git commit (with ``+`` when the tree is changed), host, device and time, for a config.json.
+
+    The device is that of this process: workers on a cluster may have another.
+    """
     packages = ("ebsc", "torch", "numpy", "scipy", "ray", "submitit", "torchvision")
     versions = {}
     for name in packages:
@@ -46,12 +50,12 @@ def provenance() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "absent"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    with_gpu = device != "cpu" and torch.cuda.is_available()
     return {
         "versions": {"python": platform.python_version(), **versions},
         "commit": _commit(),
         "host": platform.node(),
-        "device": device,
+        "device": torch.cuda.get_device_name() if with_gpu else platform.processor() or platform.machine(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

@@ -234,7 +234,7 @@ class Train:
         config = {
             "question": self._question(whole, start, model.code(spec)),
             "options": options(self),
-            "provenance": provenance(),
+            "provenance": provenance(self.device),
         }
         if is_main() and self.token:
             self._clear()
@@ -254,7 +254,7 @@ class Train:
                 record = {"data": self.data, "checksum": whole.checksum, "figures": figures, "options": options(self)}
                 if start:
                     record["started_from"] = {"sha256": start[1].sha256, "training": start[1].training}
-                model.save(self.folder, net, replace(spec, training={**record, **provenance()}))
+                model.save(self.folder, net, replace(spec, training={**record, **provenance(self.device)}))
                 print(f"model written to {self.folder} ({sum(p.numel() for p in net.parameters()):,} parameters)")
 
     def _clear(self) -> None:
