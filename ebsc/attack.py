@@ -12,13 +12,17 @@ from ebsc.budgets import Sequential
 from ebsc.campaign import Campaign
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
-from ebsc.objectives import Network, expected_cross_entropy
+from ebsc.objectives import Labels, Logits, Network, expected_cross_entropy
 from ebsc.votes import Voter, certify
 
 __all__ = ["Attacker", "Pgd", "distances", "onto_lattice", "predict"]
 
 Pixels = UInt8[np.ndarray, "row channel height width"]
 Radii = Float64[np.ndarray, " row"]
+
+
+MARGIN = 10.0
+"""Logits of an image are divided so that the label's are about so far from the others on average, where it is more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +50,9 @@ class Pgd:
 class Attacker:
     """PGD on the smoothed classifier, by gradients of -log E[softmax f(xhat(x + eps))] through xhat.
 
-    Salman et al. 2019 (arXiv 1906.04584), section 2.2, with new noise in every step. What it ends with is taken to the
-    pixel lattice within the ball, so that the vote on it can be counted soundly.
+    Salman et al. 2019 (arXiv 1906.04584), section 2.2, with new noise in every step. Where a classifier is so sure of
+    itself that the gradient would vanish, its logits are divided by a number first (:data:`MARGIN`). What it ends with
+    is taken to the pixel lattice within the ball, so that the vote on it can be counted soundly.
 
     Args:
         model: denoiser, classifier, sigma; it is moved to the device. Of a walk-jump vote, its one-step vote is what
@@ -83,22 +88,30 @@ class Attacker:
         x = torch.from_numpy(images).to(self._device).float() / self._levels
         best, highest = images.copy(), np.full(len(images), -np.inf)
         judging = self._noise(x, 4 * self._how.draws, generator)  # the same for all restarts
+        logits = self._logits(x, judging)
+        chosen = torch.nn.functional.one_hot(targets, logits.shape[2]).bool()
+        margins = logits[:, chosen] - logits.masked_fill(chosen, -torch.inf).amax(2)
+        softer = (margins.abs().mean(0) / MARGIN).clamp(min=1)
         for restart in range(self._how.restarts):
             start = x
             if restart:
                 way = unit(torch.randn(x.shape, generator=generator, device=self._device))
                 start = x + ball * torch.rand(ball.shape, generator=generator, device=self._device) * way
-            point = self._climb(x, start, ball, targets, generator)
+            point = self._climb(x, start, ball, targets, softer, generator)
             found = onto_lattice(images, (point - x).double().cpu().numpy(), radii, self._levels)
-            losses = self._losses(torch.from_numpy(found).to(self._device) / self._levels, judging, targets)
+            logits = self._logits(torch.from_numpy(found).to(self._device) / self._levels, judging)
+            mean = (logits / softer[:, None]).softmax(2).mean(0)
+            losses = -mean.gather(1, targets[:, None])[:, 0].log().cpu().numpy()
             better = losses > highest
             best[better], highest[better] = found[better], losses[better]
         return best
 
-    def _climb(self, x: Tensor, start: Tensor, ball: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+    def _climb(
+        self, x: Tensor, start: Tensor, ball: Tensor, targets: Tensor, softer: Tensor, generator: torch.Generator
+    ) -> Tensor:
         def gradient(point: Tensor) -> Tensor:
             noise = self._noise(x, self._how.draws, generator)
-            return self._network.gradient(expected_cross_entropy, noise, targets)(point)
+            return self._network.gradient(_softened, noise, targets, softer)(point)
 
         with self._precision(), torch._dynamo.config.patch(recompile_limit=256):
             return ascend(
@@ -109,18 +122,20 @@ class Attacker:
                 onto=lambda point: x + project(point.clamp(0, 1) - x, ball),
             )
 
-    def _losses(self, x: Tensor, noise: Tensor, targets: Tensor) -> Float[np.ndarray, " row"]:
-        """-log of the mean probability of the target class, for each image."""
+    def _logits(self, x: Tensor, noise: Tensor) -> Logits:
         self._network.model.eval()
         with torch.no_grad(), self._precision():
-            mean = torch.stack([self._network.model(x + eps).float().softmax(1) for eps in noise]).mean(0)
-        return -mean.gather(1, targets[:, None])[:, 0].log().cpu().numpy()
+            return torch.stack([self._network.model(x + eps).float() for eps in noise])
 
     def _noise(self, x: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         return self._network.model.sigma * torch.randn((draws, *x.shape), generator=generator, device=self._device)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16)
+
+
+def _softened(logits: Logits, labels: Labels, softer: Float[Tensor, " row"]) -> Tensor:
+    return expected_cross_entropy(logits / softer[:, None], labels)
 
 
 def distances(images: Pixels, others: Pixels, levels: int) -> Radii:

@@ -17,8 +17,11 @@ _IMAGES = 10_000
 
 def check(components: int, data: Dataset) -> None:
     """Raise :class:`InputError` unless so many components can be fitted to the images."""
-    if not 1 <= components <= len(data.labels):
-        raise InputError(f"components must lie between 1 and {len(data.labels)}, the images, not {components}")
+    most = min(len(data.labels), _IMAGES)
+    if not 1 <= components <= most:
+        raise InputError(
+            f"components must lie between 1 and {most}, the images that they are fitted to, not {components}"
+        )
 
 
 def fit(data: Dataset, components: int, sigma: float, *, seed: int = 0) -> GaussianMixture:
@@ -47,7 +50,7 @@ def fit(data: Dataset, components: int, sigma: float, *, seed: int = 0) -> Gauss
     check(components, data)
     chosen = np.random.default_rng(seed).permutation(len(data.images))[:_IMAGES]
     pixels = data.off_lattice().images[np.sort(chosen)].reshape(len(chosen), -1).astype(np.float64)
-    model = mixture.GaussianMixture(components, covariance_type="spherical", random_state=seed)
+    model = mixture.GaussianMixture(components, covariance_type="spherical", random_state=seed % 2**32)
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the likelihood of the last step will do
         model.fit(pixels)

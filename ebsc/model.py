@@ -27,6 +27,7 @@ __all__ = [
     "ModelSpec",
     "Storage",
     "build",
+    "check_own",
     "check_sigma",
     "code",
     "load",
@@ -124,6 +125,13 @@ class Ebsc(nn.Module):
 
     def forward(self, y: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class"]:
         return self.classifier(self.denoiser(y))
+
+    def train(self, mode: bool = True) -> "Ebsc":
+        """Training mode, but of parts that learn: a frozen one keeps its batch statistics and drops nothing out."""
+        super().train(mode)
+        for part in (self.denoiser, self.classifier):
+            part.train(mode and any(weight.requires_grad for weight in part.parameters()))
+        return self
 
     def plain(self) -> "Ebsc":
         """The same classifier voting on ``x + eps`` itself: plain smoothing, to be put beside the EBSC."""
@@ -253,8 +261,7 @@ def load(folder: str | Path, allow: Sequence[str] = ()) -> tuple[Ebsc, ModelSpec
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}/model.json cannot be read: {one_line(repr(error))}") from error
     net = unpack(spec, weights, str(folder), allow)
-    if _modules(spec):
-        _check_shapes(net, spec, str(folder))
+    check_own(net, spec, str(folder))
     return net, spec
 
 
@@ -288,8 +295,10 @@ def unpack(spec: ModelSpec, weights: bytes, origin: str = "model", allow: Sequen
     return model.eval()
 
 
-def _check_shapes(model: Ebsc, spec: ModelSpec, origin: str) -> None:
+def check_own(model: Ebsc, spec: ModelSpec, origin: str) -> None:
     """Raise :class:`InputError` unless networks of somebody's own take and make what the specification says."""
+    if not _modules(spec):
+        return
     y = torch.zeros(1, *spec.shape)
     parts = (("denoiser", model.denoiser, y.shape), ("classifier", model.classifier, torch.Size([1, spec.n_classes])))
     for name, part, wanted in parts:
@@ -307,7 +316,7 @@ def _check_shapes(model: Ebsc, spec: ModelSpec, origin: str) -> None:
 
 def _check_same(again: Ebsc, model: Ebsc, spec: ModelSpec) -> None:
     """Raise :class:`InputError` unless the factories have made, with the same weights, the same function."""
-    _check_shapes(again, spec, "the specification")
+    check_own(again, spec, "the specification")
     y = torch.rand(2, *spec.shape, generator=torch.Generator().manual_seed(0))
     same = copy.deepcopy(model).cpu().eval()
     same.load_state_dict(again.state_dict())  # as they are stored

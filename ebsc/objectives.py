@@ -278,6 +278,7 @@ def catrs(
     within epsilon of eps_i before it is given that one's mean and size again. The authors take the target from votes
     of a network trained before; here it is the network's own mean output.
     """
+    epsilon *= votes.strength
     logits = votes(x)
     target = _mean(logits.detach())
     share = (logits.argmax(2) == labels).float().mean(0)

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ebsc.data import Dataset
 from ebsc.device import as_graph
-from ebsc.errors import InputError
+from ebsc.errors import InputError, check_seed
 from ebsc.model import Ebsc
 from ebsc.noise import perturb
 from ebsc.votes import Precision
@@ -131,8 +131,7 @@ class Schedule:
             raise InputError("steps, batch, learning_rate and clip must be positive, and warmup not negative")
         if not 0 <= self.ema < 1:
             raise InputError(f"ema must lie in [0, 1), not {self.ema}")
-        if self.seed < 0:
-            raise InputError(f"seed must not be negative, but is {self.seed}")
+        check_seed(self.seed)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -229,10 +228,13 @@ class Trainer:
         self._weights = [weight for weight in module.parameters() if weight.requires_grad]
         frozen = {weight.data_ptr() for weight in module.parameters() if not weight.requires_grad}
         self.average = AveragedModel(module, multi_avg_fn=_ema(schedule.ema, frozen), use_buffers=True)
-        self._buffers = dict(module.named_buffers())
+        saved = module.state_dict().keys()  # without buffers that are made anew and not stored
+        self._buffers = {name: buffer for name, buffer in module.named_buffers() if name in saved}
         self._optimizer = torch.optim.Adam(self._weights, lr=schedule.learning_rate)
         loss = _Loss(module, objective)
-        self._loss = DistributedDataParallel(loss) if spread else loss
+        # a network of somebody's own may have weights that a loss does not use
+        own = any(not type(part).__module__.startswith(("ebsc.", "torch.")) for part in module.modules())
+        self._loss = DistributedDataParallel(loss, find_unused_parameters=own) if spread else loss
         self._images, self._labels = (torch.from_numpy(part).to(device) for part in (data.images, data.labels))
         self._orders: dict[int, np.ndarray] = {}
 

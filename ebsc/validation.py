@@ -59,6 +59,7 @@ def pictures(
 ) -> Float[Tensor, "3 image channel height width"]:
     """The first images of a data set, on the CPU: clean x, noisy y = x + sigma eps, and xhat(y)."""
     first = data.take(np.arange(min(count, len(data.labels))))
+    model.eval()
     with torch.no_grad():
         rows = [torch.stack([x, y, model.denoiser(y)]) for x, y, _ in noisy_batches(first, model.sigma, seed, device)]
         return torch.cat(rows, 1).cpu()

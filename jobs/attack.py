@@ -17,7 +17,7 @@ from ebsc.bounds import false_certificates
 from ebsc.budgets import Sequential
 from ebsc.data import Dataset
 from ebsc.device import Device, pick
-from ebsc.errors import InputError
+from ebsc.errors import InputError, check_seed
 from ebsc.files import write_whole
 from ebsc.model import Ebsc
 from ebsc.votes import Precision, Voter
@@ -93,8 +93,7 @@ class Attack:
             raise InputError("a plot needs radii, not the word certified")
         if not self.inside and min(parse_radii(self.radii)) <= 0:
             raise InputError("radii of an attack must be positive")
-        if self.seed < 0:
-            raise InputError(f"seed must not be negative, but is {self.seed}")
+        check_seed(self.seed)
         Sequential(radii=(0.0,), n=self.n, alpha=self.alpha)  # says what is wrong with them
 
     def run(self) -> None:

@@ -40,7 +40,7 @@ def guarded() -> Iterator[None]:
         print(f"ebsc: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
-        print("ebsc: interrupted; start the same command again to go on", file=sys.stderr)
+        print(f"ebsc: interrupted; {_again()} to go on", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         unread = isinstance(error, BrokenPipeError) and _unread()
@@ -50,8 +50,12 @@ def guarded() -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         if unread:
             sys.exit(128 + signal.SIGPIPE)
-        print(f"ebsc: {error}; start the same command again when there is room", file=sys.stderr)
+        print(f"ebsc: {error}; {_again()} when there is room", file=sys.stderr)
         sys.exit(1)
+
+
+def _again() -> str:
+    return "start the same command again" + ", without --overwrite," * ("--overwrite" in sys.argv)
 
 
 def _unread() -> bool:

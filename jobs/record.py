@@ -67,7 +67,8 @@ class Keeper:
         if is_main() and self._trainer.whole:
             state = self._trainer.state() | self._best | {"value": torch.tensor(self.value, dtype=torch.float64)}
             self._path.parent.mkdir(exist_ok=True)
-            write_whole(self._path, safetensors.torch.save(state))
+            apart = {name: value.clone() for name, value in state.items()}  # weights that several layers share
+            write_whole(self._path, safetensors.torch.save(apart))
 
     def judge(self, value: float) -> bool:
         """Keep the average weights of now if ``value`` is the best so far; says whether it is."""

@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 
 from ebsc import data
 from ebsc.device import Device, pick
-from ebsc.errors import InputError
+from ebsc.errors import InputError, check_seed
 from ebsc.files import make_folder, write_whole
 from ebsc.model import ModelSpec
 from ebsc.noise import perturb
@@ -62,6 +62,7 @@ class Sample:
     """cpu, cuda, or auto: CUDA where there is one."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.chains < 2 or self.columns < 2 or self.walk.steps < max(4, self.columns - 1):
             raise InputError("give 2 chains or more, 2 columns or more, and no fewer steps than columns, at least 4")
 

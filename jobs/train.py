@@ -76,7 +76,7 @@ class Train:
     """Model folder to write. Default: models/DATA-DENOISER-CLASSIFIER[-OBJECTIVE]-SIGMA. Of a sweep: the folder of its
     model folders."""
     overwrite: bool = False
-    """Replace a model that is already there."""
+    """Replace a model that is already there. Interrupted, the training goes on without this option."""
     sigma: float = 0.5
     """Standard deviation of the noise, on the scale where pixels lie in [0, 1]."""
     denoiser: Denoiser | str = "residual"
@@ -227,6 +227,10 @@ class Train:
         for part in (whole, test):
             if not part.on_lattice:
                 raise InputError(f"{part.name}: training needs images on the lattice of {part.levels} levels")
+        if whole.shape != test.shape:
+            raise InputError(
+                f"{whole.name}: its training images have shape {whole.shape}, its test images {test.shape}"
+            )
         train, held = self._split(whole)
         taught, examined = self._taught(train), held and self._taught(held)
         start = load_model(self.start_from, self.allow) if self.start_from else None
@@ -269,13 +273,19 @@ class Train:
         net, levels = fitting.net, fitting.train.levels
         if self.denoiser == "mixture" and not trained:
             net.denoiser = self._mixture(fitting.train)
-        elif self.denoiser != "none" and not trained:
+        # what a factory of one's own has frozen stays so
+        theirs, ours = ([w for w in part.parameters() if w.requires_grad] for part in (net.denoiser, net.classifier))
+        if not ours:
+            raise InputError(f"the classifier {self.classifier} has no weights to train")
+        if theirs and self.denoiser != "mixture" and not trained:
             net.classifier.requires_grad_(False)
             fitting.part(
                 "energy", f"{self.denoiser} denoiser", training.denoising(net, levels, self.energy.compile), self.energy
             )
-        net.classifier.requires_grad_(True)
-        net.denoiser.requires_grad_(self.joint)
+        for weight in ours:
+            weight.requires_grad_(True)
+        for weight in theirs:
+            weight.requires_grad_(self.joint)
         title = f"{self.classifier} classifier"
         if self.objective == "clean":
             head.part("head", title, training.classification(net.classifier, levels), self.head)
@@ -345,6 +355,7 @@ class Train:
         torch.manual_seed(self.energy.seed)
         look_here(self.allow)
         net = model.build(spec, self.allow)
+        model.check_own(net.eval(), spec, "the networks asked for")
         if start:
             given, theirs = start
             if theirs.shape != spec.shape or theirs.denoiser != spec.denoiser:

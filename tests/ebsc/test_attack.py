@@ -27,6 +27,15 @@ def linear() -> Ebsc:
     return Ebsc(nn.Identity(), classifier, SIGMA)
 
 
+class Scale(nn.Module):
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return self.by * logits
+
+
 def images(rows: int = 6) -> np.ndarray:
     """On both sides of the plane, 0.2 and more away from it."""
     rng = np.random.default_rng(0)
@@ -43,11 +52,14 @@ def scores(net: Ebsc, pixels: np.ndarray) -> np.ndarray:
     return (logits[:, 1] - logits[:, 0]).astype(np.float64)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e4], ids=["soft", "sure"])
 @pytest.mark.parametrize(("share", "falls"), [(0.9, False), (1.2, True)])
-def test_against_a_linear_classifier_it_succeeds_beyond_the_margin_and_never_before(share, falls):
+def test_against_a_linear_classifier_it_succeeds_beyond_the_margin_and_never_before(share, falls, scale):
+    """However large its logits are: the vote is the same, and the gradient must not vanish."""
     net, pixels = linear(), images()
     margins, labels = np.abs(scores(net, pixels)), (scores(net, pixels) > 0).astype(np.int64)
-    found = Attacker(net, levels=LEVELS, how=HOW).attack(pixels, labels, share * margins, seed=0)
+    sure = Ebsc(nn.Identity(), nn.Sequential(net.classifier, Scale(scale)), SIGMA)
+    found = Attacker(sure, levels=LEVELS, how=HOW).attack(pixels, labels, share * margins, seed=0)
     assert (distances(pixels, found, LEVELS) <= share * margins).all()
     assert (((scores(net, found) > 0) != labels) == falls).all()
     # straight towards the plane: nearly all of the way that is allowed

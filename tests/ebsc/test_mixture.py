@@ -54,6 +54,13 @@ def test_the_seed_decides_and_only_so_many_images_are_used(monkeypatch):
     assert torch.allclose(fewer.means[0], torch.from_numpy(data.images / 255).mean(0).float(), atol=0.1)
 
 
+def test_there_are_no_more_components_than_images_that_are_used(monkeypatch):
+    monkeypatch.setattr(mixture, "_IMAGES", 10)
+    with pytest.raises(InputError, match="between 1 and 10"):
+        mixture.fit(drawn(), 11, sigma=0.5)
+    mixture.fit(drawn(), 2, sigma=0.5, seed=2**40)
+
+
 @pytest.mark.parametrize("components", [0, -1, 601])
 def test_what_cannot_be_fitted_is_refused(components):
     with pytest.raises(InputError, match="components must lie between 1 and 600"):

@@ -348,7 +348,7 @@ def test_an_attack_leaves_batch_normalisation_alone(name, passes):
     learned(trained, name, levels=16, draws=2)(given)
     counts = {int(value) for key, value in trained.state_dict().items() if key.endswith("num_batches_tracked")}
     assert counts == {passes}
-    assert all(module.training for module in trained.modules())
+    assert all(module.training for module in trained.classifier.modules())
 
 
 def test_an_attack_sees_the_network_in_evaluation_mode_and_the_loss_does_not():

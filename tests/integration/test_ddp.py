@@ -147,13 +147,30 @@ def test_two_processes_find_what_one_does(found, name, of_gradients, of_weights)
         assert_close(here["resumed"], here["state"], 0)
 
 
+UNUSED = """
+from torch import nn
+
+class Unused(nn.Module):
+    def __init__(self, shape, n_classes):
+        super().__init__()
+        self.head, self.spare = nn.Linear(64, n_classes), nn.Linear(64, n_classes)
+    def forward(self, x):
+        return self.head(x.flatten(1))
+"""
+
+
 @pytest.mark.timeout(120)
 def test_several_processes_overwrite_a_model_together(tmp_path):
+    """A network of one's own, with weights that no loss uses."""
+    (tmp_path / "mynets.py").write_text(UNUSED)
     words = ["jobs.train", "--data", "digits", "--denoiser", "none", "--head.steps", "3", "--out", str(tmp_path)]
+    words += ["--classifier", "mynets:Unused", "--allow", "mynets"]
     model.save(tmp_path, network("none"), ModelSpec(sigma=0.5, shape=(1, 8, 8), n_classes=10, levels=16))
     before = (tmp_path / "model.safetensors").read_bytes()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(WORLD), "-m"]
-    done = subprocess.run([*launcher, *words, "--overwrite"], capture_output=True, text=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORLD), "-m"]
+    path = os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run([*launcher, *words, "--overwrite"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model.safetensors").read_bytes() != before
     assert done.stdout.count("model written to") == 1

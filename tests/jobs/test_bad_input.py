@@ -415,6 +415,22 @@ def train_below_a_file(place):
     return train(place, "-o", place.model / "model.json" / "model")
 
 
+@case(r"its training images have shape \(1, 8, 8\), its test images \(1, 6, 6\)")
+def train_on_images_of_two_shapes(place):
+    images = np.zeros((20, 8, 8), np.uint8)
+    return train(place, "--data", npz(place, images, test_images=images[:, 1:7, 1:7]))
+
+
+@case(r"seed must not be negative, and below 2\^63")
+def train_with_a_seed_too_large(place):
+    return train(place, "--energy.seed", 10**20)
+
+
+@case(r"seed must not be negative, and below 2\^63")
+def sample_with_a_seed_too_large(place):
+    return ["sample", place.model, "--seed", 10**20]
+
+
 @case("lattice")
 def train_off_the_lattice(place):
     return train(place, "--data", npz(place, np.full((3, 8, 8), 0.1234)))

@@ -14,6 +14,7 @@ import tyro
 
 from jobs import cli
 from jobs.tables import Table
+from jobs.train import Train
 
 FULL = "ebsc: [Errno 28] No space left on device; start the same command again when there is room\n"
 COMMANDS = {name: cli.load(name) for name in cli.COMMANDS}
@@ -83,10 +84,13 @@ def test_an_interrupt_is_one_line(monkeypatch):
     def interrupt(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Table, "run", interrupt)
+    for command in (Table, Train):
+        monkeypatch.setattr(command, "run", interrupt)
     result = tiny.cli("table", "x")
     assert result.status == 130
     assert result.err == "ebsc: interrupted; start the same command again to go on\n"
+    result = tiny.cli("train", "--overwrite")  # which would remove what is to be gone on from
+    assert result.err == "ebsc: interrupted; start the same command again, without --overwrite, to go on\n"
 
 
 def test_a_run_that_had_to_stop_is_one_line_and_status_1(place, monkeypatch):
