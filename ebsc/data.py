@@ -30,6 +30,9 @@ _FILES = {
 }
 _DIGITS_TRAIN = 1437
 
+MOST_CLASSES = 100_000
+"""Classes that labels of one's own may have: a larger label is no class."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
@@ -212,15 +215,20 @@ def _npz(path: Path, split: Split) -> Dataset:
             raise InputError(f"{path}: labels must be integers of shape (N,), not {array.dtype} {array.shape}")
     if images.ndim == 3:
         images = images[:, None]
+    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        raise InputError(f"{path}: images of shape {images.shape}; channels come first: (N, channels, height, width)")
     if np.issubdtype(images.dtype, np.floating):
         images = _to_lattice(images, levels)
+    largest = max(int(array.max()) for array in (labels, *both))
+    if largest >= MOST_CLASSES:
+        raise InputError(f"{path}: labels are 0, 1, ..., below {MOST_CLASSES:,}, and the largest here is {largest}")
     return Dataset(
         name=str(path),
         split=split,
         images=images,
         labels=labels.astype(np.int64),
         levels=levels,
-        n_classes=max(int(array.max()) for array in (labels, *both)) + 1,
+        n_classes=largest + 1,
     )
 
 

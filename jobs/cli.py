@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import tyro
 
-from ebsc.errors import EbscError, InputError
+from ebsc.errors import EbscError, InputError, one_line
 
 __all__ = ["COMMANDS", "load", "main", "parse", "start"]
 
@@ -43,6 +43,9 @@ def guarded() -> Iterator[None]:
         print(f"ebsc: interrupted; {_again()} to go on", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            print(f"ebsc: {one_line(error)}", file=sys.stderr)
+            sys.exit(2)
         unread = isinstance(error, BrokenPipeError) and _unread()
         if not unread and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

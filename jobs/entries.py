@@ -1,9 +1,12 @@
 """One row of a comparison: a run, or a log in the field's form, as certified radii."""
 
+import os.path
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +14,7 @@ from cluster import certificates
 from cluster.folder import read_config
 from ebsc.errors import InputError
 
-__all__ = ["Entry", "common_images", "envelopes", "log_name", "named_sigma", "read_entry", "side_by_side"]
+__all__ = ["Entry", "common_images", "distinct", "envelopes", "log_name", "named_sigma", "read_entry", "side_by_side"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class Entry:
         sound: whether the certificates hold in floating point.
         plain: its model has a denoiser that it did not vote with.
         steps: of the chain by which a draw votes; 0 where it votes by one jump.
+        checksum: of its images and labels as a run knows them; empty where it is not known.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Entry:
     plain: bool = False
     label: np.ndarray | None = None
     whole: int = 0
+    checksum: str = ""
 
     @property
     def published(self) -> bool:
@@ -120,20 +125,21 @@ def read_entry(path: Path) -> Entry:
 
 def _read_run(folder: Path) -> Entry:
     question = read_config(folder)["question"]
+    name = Path(os.path.abspath(folder)).name
     if "log" in question:
-        about = {name: question[name] for name in ("sigma", "n", "alpha")}
-        return replace(_read_log(folder / certificates.LOG), name=folder.name, **about)
+        about = {key: question.get(key) for key in ("sigma", "n", "alpha")}
+        return replace(_read_log(folder / certificates.LOG), name=name, **about)
     table = certificates.read(folder)
     try:
         budget, sound = question["budget"], question["lattice"]
         return Entry(
-            name=folder.name if sound else f"{folder.name} (NOT SOUND IN FLOATING POINT: --no-lattice)",
+            name=name if sound else f"{name} (NOT SOUND IN FLOATING POINT: --no-lattice)",
             index=table["index"],
             label=table["label"],
             radius=np.where(certificates.correct(table), table["radius"], 0.0),
             abstained=table["radius"] == 0,
-            sigma=question["sigma"],
-            n=budget["n"],
+            sigma=_number(question["sigma"]),
+            n=_number(budget["n"]),
             alpha=budget["alpha"],
             draws=table["draws"],
             decided=tuple(budget["radii"]) if "radii" in budget else None,
@@ -142,19 +148,27 @@ def _read_run(folder: Path) -> Entry:
             sound=sound,
             plain=question["plain"],
             steps=question.get("walk", {"steps": 0})["steps"],
+            checksum=question["checksum"] if sound else "",
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}/config.json is not that of a certification: {error!r}") from error
 
 
+def _number(value: Any) -> Any:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
 def _read_log(path: Path) -> Entry:
     log = certificates.from_tsv(path)
     right = (log["predicted"] == log["label"]) & (log["predicted"] >= 0)
+    some = np.maximum(log["radius"], np.finfo(np.float64).tiny)  # it did not abstain: a radius that prints as 0 is none
     return Entry(
         name=log_name(path),
         index=log["index"],
         label=log["label"],
-        radius=np.where(right, log["radius"], 0.0),
+        radius=np.where(right, some, 0.0),
         abstained=log["predicted"] == -1,
         sigma=named_sigma(path),
         rounding=log["rounding"],
@@ -185,13 +199,19 @@ def side_by_side(paths: Sequence[Path]) -> list[Entry]:
     if not paths:
         raise InputError("name at least one run folder or log")
     entries = [read_entry(path) for path in paths]
+    names = distinct([entry.name for entry in entries], paths)
+    return common_images([replace(entry, name=name) for entry, name in zip(entries, names, strict=True)])
+
+
+def distinct(names: list[str], paths: Sequence[Path]) -> list[str]:
+    """Names of these files or folders, with as many folders before equal ones as tell them apart."""
     folders = [list(path.resolve().parents) for path in paths]
-    while len(set(names := [entry.name for entry in entries])) < len(entries) and all(folders):
-        entries = [
-            replace(entry, name=f"{above.pop(0).name}/{entry.name}") if names.count(entry.name) > 1 else entry
-            for entry, above in zip(entries, folders, strict=True)
+    while len(set(names)) < len(names) and all(folders):
+        names = [
+            f"{above.pop(0).name}/{name}" if names.count(name) > 1 else name
+            for name, above in zip(names, folders, strict=True)
         ]
-    return common_images(entries)
+    return names
 
 
 def common_images(entries: list[Entry]) -> list[Entry]:
@@ -200,6 +220,9 @@ def common_images(entries: list[Entry]) -> list[Entry]:
     Raises:
         InputError: there are none, or their labels differ, as those of other data sets do.
     """
+    for one, other in combinations([entry for entry in entries if entry.checksum], 2):
+        if one.checksum != other.checksum and np.array_equal(np.sort(one.index), np.sort(other.index)):
+            raise InputError(f"{one.name} and {other.name} are about different images: their checksums differ")
     images = entries[0].index
     for entry in entries[1:]:
         images = np.intersect1d(images, entry.index)

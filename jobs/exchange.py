@@ -9,7 +9,7 @@ import tyro
 
 from cluster import certificates
 from cluster.folder import RunFolder, read_config
-from ebsc.errors import InputError
+from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
 from ebsc.model import check_sigma
 from jobs.entries import log_name, named_sigma
@@ -104,7 +104,10 @@ class Export:
     def _copied(self) -> str:
         """An imported log as it came."""
         path = self.run_folder / certificates.LOG
-        text = path.read_bytes().decode()
+        try:
+            text = path.read_bytes().decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read: {one_line(error)}") from error
         if self.images == "::":
             return text
         head, *lines = (line for line in text.splitlines(keepends=True) if line.strip())

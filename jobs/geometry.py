@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -50,7 +50,7 @@ class Geometry:
     """Draws of noise for each image and sigma, of which the prediction is made; 2 to 128."""
     seed: int = 0
     """Seed of all draws."""
-    format: Format = "text"
+    format: Literal["text", "markdown", "latex", "csv"] = "text"
     """text, markdown, latex (booktabs) or csv (the two tables, with an empty line between them)."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Write here instead of to the terminal."""
@@ -88,7 +88,11 @@ class Geometry:
         """The runs of these sigmas, as rows of a table."""
         rows = [read_entry(path) for path in self.runs]
         for folder, row in zip(self.runs, rows, strict=True):
-            if not row.published:
+            if row.published:
+                there = row.index.max() < len(whole.labels)
+                if row.label is None or not there or (whole.labels[row.index] != row.label).any():
+                    raise InputError(f"{folder} is not about {self.data} ({self.split}): its labels are others")
+            else:
                 question = certification(folder)["question"]
                 theirs = question["data"], question["split"]
                 if theirs != (self.data, self.split):

@@ -29,6 +29,9 @@ __all__ = [
     "sweep_names",
 ]
 
+MOST_NUMBERS = 10_000
+"""Radii, or other numbers, that one option may list."""
+
 _Options = TypeVar("_Options")
 
 
@@ -49,7 +52,10 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
     try:
         if ":" in text:
             start, stop, step = (float(part) for part in text.split(":"))
-            radii = start + step * np.arange(floor((stop - start) / step + 1e-9) + 1)
+            count = floor((stop - start) / step + 1e-9) + 1
+            if count > MOST_NUMBERS:
+                raise InputError(f"{name} {text!r}: these are {count:,} numbers, and {MOST_NUMBERS:,} are enough")
+            radii = start + step * np.arange(count)
         else:
             radii = np.array([float(part) for part in text.split(",")])
         if not len(radii) or not ((radii >= 0) & np.isfinite(radii)).all():

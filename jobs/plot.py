@@ -1,5 +1,6 @@
 """``ebsc plot``: runs, logs and trainings as figures for a paper."""
 
+import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import tyro
 
 from ebsc.errors import InputError
 from jobs.attacked import Empirical, empirical, of_run
-from jobs.entries import Entry, side_by_side
+from jobs.entries import Entry, distinct, side_by_side
 from jobs.record import read_lines
 
 __all__ = ["Plot"]
@@ -78,15 +79,16 @@ class Plot:
         """Steps and values of the quantity, by model folder and part of its training."""
         courses: dict[str, list[tuple[int, float]]] = {}
         names: set[str] = set()
-        for folder in self.rows:
+        called = distinct([Path(os.path.abspath(folder)).name for folder in self.rows], self.rows)
+        for folder, name in zip(self.rows, called, strict=True):
             lines = read_lines(folder / "metrics.jsonl")
             if not lines:
                 raise InputError(f"{folder} holds no metrics.jsonl: not a folder of `ebsc train`")
-            names |= {name for line in lines for name in line} - {"part", "step", "steps"}
+            names |= {key for line in lines for key in line} - {"part", "step", "steps"}
             for part in dict.fromkeys(line["part"] for line in lines):
                 mine = [line for line in lines if line["part"] == part and self.quantity in line]
                 if mine:
-                    courses[f"{folder.name}, {part}"] = [(line["step"], line[self.quantity]) for line in mine]
+                    courses[f"{name}, {part}"] = [(line["step"], line[self.quantity]) for line in mine]
         if not courses:
             raise InputError(f"no {self.quantity!r} in these trainings: there are {', '.join(sorted(names))}")
         return courses

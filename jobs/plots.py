@@ -278,6 +278,8 @@ def _axes(path: Path, width: float) -> Iterator[Axes]:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"cannot write the figure {path}: it is a folder")
     try:
         figure.savefig(path, dpi=200)
     except (OSError, ValueError) as error:

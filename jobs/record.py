@@ -141,6 +141,8 @@ class Logbook:
         if self._board:
             from torchvision.utils import make_grid  # loads the compiler: seconds, for commands that train nothing
 
+            if rows.shape[2] not in (1, 3):
+                rows = rows[:, :, :1]  # the first channel, of images that have no colours
             grid = make_grid(rows.flatten(0, 1).clamp(0, 1), nrow=rows.shape[1])
             self._board.add_image("clean, noisy, estimate", grid, step)
 
@@ -155,5 +157,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(entry, dict) and {"part", "step", "steps"} <= entry.keys():
-            found.append(entry)
+            found.append({name: value for name, value in entry.items() if name == "part" or _is_number(value)})
     return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)

@@ -24,7 +24,7 @@ from jobs.gallery import Card, affordable, cards, instructive, outcomes
 from jobs.options import command_line, parse_radii, spelled
 from jobs.provenance import own_data, own_model, provenance
 from jobs.record import read_lines
-from jobs.tables import compare, floor_percent, put
+from jobs.tables import all_but, compare, floor_percent, put
 
 __all__ = ["Report"]
 
@@ -109,7 +109,7 @@ class Report:
             headlines=list(_headlines(entries, radii, self.rho)),
             comparison=compare(entries, radii, self.rho, envelope=self.envelope),
             radii=radii,
-            rho=self.rho,
+            rho=all_but(self.rho),
             styles=[charts.style(row.number) for row in rows],
             chart=charts.certified(curves, radii),
             trainings={row.number: item for row in runs if (item := charts.training(row.training_lines))},
@@ -266,7 +266,7 @@ def _headlines(entries: Sequence[Entry], radii: Sequence[float], rho: float) -> 
         yield name, f"{floor_percent(best.accuracy(radius), images)} %", of(best)
     if alphas := {entry.alpha for entry in rows if entry.alpha is not None}:
         false = false_certificates(images, max(alphas), rho)
-        yield "Wrong certificates of a run", f"at most {false} of {images:,}", f"with probability {1 - rho:g}"
+        yield "Wrong certificates of a run", f"at most {false} of {images:,}", f"with probability {all_but(rho)}"
 
 
 if __name__ == "__main__":

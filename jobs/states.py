@@ -132,7 +132,7 @@ def _state(folder: Path, ticket: dict, known: dict[str, tuple[str, str]]) -> Sta
         state = "COMPLETED"
     if not state:
         where = here
-        if here or (ticket.get("cluster") == "local" and alive(int(ticket["job"]))):
+        if here or (ticket.get("cluster") == "local" and ticket["job"].isdecimal() and alive(int(ticket["job"]))):
             state = "RUNNING"
         else:
             state = _result(ticket) or ("UNKNOWN" if on_slurm else "STOPPED")
@@ -175,8 +175,8 @@ def _ticket(folder: Path) -> dict:
     """What was written when the work was submitted; empty when it was not."""
     try:
         found = json.loads((folder / "job.json").read_bytes())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+        return found if isinstance(found, dict) and isinstance(found["job"], str) else {}
+    except (OSError, ValueError, KeyError):
         return {}
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Comparison",
     "Format",
     "Table",
+    "all_but",
     "ceil_percent",
     "compare",
     "floor_percent",
@@ -139,11 +140,18 @@ def _pair(one: Entry, other: Entry, radius: float) -> str:
     """
     if any(entry.decided is not None and radius not in entry.decided for entry in (one, other)):
         return ""
-    (sure, _), (_, may) = (entry.reaching(radius) for entry in (one, other))
-    sure, may = one.by_image(sure), other.by_image(may)
-    ours, theirs = int((sure & ~may).sum()), int((may & ~sure).sum())
-    level = binomtest(ours, ours + theirs).pvalue if ours + theirs else 1.0
+    (least, most), (their_least, their_most) = (
+        [entry.by_image(reached) for reached in entry.reaching(radius)] for entry in (one, other)
+    )
+    # what rounding leaves open counts for a log, and between two logs for the one behind
+    readings = [(least, their_most)] * (other.published or not one.published) + [(most, their_least)] * one.published
+    splits = [(int((ours & ~theirs).sum()), int((theirs & ~ours).sum())) for ours, theirs in readings]
+    level, ours, theirs = max((_sign_test(*split), *split) for split in splits)
     return f"{ours}:{theirs} ({'<1e-99' if level < 1e-99 else format(level, '.1g')})"
+
+
+def _sign_test(ours: int, theirs: int) -> float:
+    return float(binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
 
 
 def _acr_difference(one: Entry, other: Entry) -> str:
@@ -273,12 +281,19 @@ def typeset(
     if any(best):
         body = [_marked(row, marked, set().union(*best), form) for row, marked in zip(body, best, strict=True)]
         notes = [*notes, f"Best of each column: {'bold' if form != 'text' else 'marked *'}."]
+    head, *body = ([_on_one_line(cell, form) for cell in row] for row in (head, *body))
+    notes = [" ".join(note.split("\n")) for note in notes]
     aligned = ("left", *["right"] * (len(head) - 1))
     table = tabulate(body, head, tablefmt=_TABULATE[form], disable_numparse=True, colalign=aligned)
     for sign, text in _SIGNS.items():
         table = table.replace(sign, text)
     comment = "% " if form == "latex" else ""
     return "\n".join([table, "", *(comment + note for note in notes)]) + "\n"
+
+
+def _on_one_line(cell: str, form: Format) -> str:
+    text = str(cell).replace("\n", " ")
+    return text.replace("|", "\\|") if form == "markdown" else text
 
 
 _SIGNS = {"\x01": r"\textbf{", "\x02": "}", "\x03": " "}  # put in last: tabulate escapes commands and strips blanks
@@ -310,6 +325,16 @@ def put(text: str, out: Path | None) -> None:
         raise InputError(f"cannot write {out}: {error.strerror}") from error
 
 
+def all_but(rho: float) -> str:
+    """1 - rho, as no bound of statistics holds with probability 1.
+
+    >>> all_but(0.001), all_but(1e-9), all_but(1e-30)
+    ('0.999', '0.999999999', '1 - 1e-30')
+    """
+    text = f"{1 - rho:.12g}"
+    return text if text != "1" else f"1 - {rho:g}"
+
+
 def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[str]:
     """What is to be said below rows of runs and logs; see :func:`render`."""
     images = np.sort(entries[0].index)
@@ -324,8 +349,8 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
     for alpha in sorted({entry.alpha for entry in entries if entry.alpha is not None}):
         false = false_certificates(len(images), alpha, rho)
         notes.append(
-            f"Alpha {alpha:g}: with probability {1 - rho:g}, no more than {false} of the {len(images)} are wrong: less"
-            f" {ceil_percent(false / len(images), len(images))} points, a column holds for the whole set at once."
+            f"Alpha {alpha:g}: with probability {all_but(rho)}, no more than {false} of the {len(images)} are wrong:"
+            f" less {ceil_percent(false / len(images), len(images))} points, a column holds for the whole set at once."
         )
     if any(entry.whole > len(images) for entry in entries):
         more = ", ".join(f"{entry.name} ({entry.whole})" for entry in entries if entry.whole > len(images))

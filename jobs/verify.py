@@ -121,7 +121,7 @@ def verify(run: Path, root: Path | None = None, *, labels: bool = True) -> np.nd
     if not np.allclose(spent, seconds):
         raise RunError(f"{run}: the seconds in certificates.parquet are not those of the ledger")
     text = run / "certificates.tsv"
-    if text.exists() and text.read_text() != certificates.to_tsv(found, spent):
+    if text.exists() and text.read_bytes() != certificates.to_tsv(found, spent).encode():
         raise RunError(f"{run}: certificates.tsv is not what certificates.parquet holds")
     return found
 

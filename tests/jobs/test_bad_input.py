@@ -436,6 +436,74 @@ def train_off_the_lattice(place):
     return train(place, "--data", npz(place, np.full((3, 8, 8), 0.1234)))
 
 
+@case("channels come first")
+def train_on_channels_last(place):
+    return train(place, "--data", npz(place, np.zeros((20, 8, 8, 3), np.uint8)))
+
+
+@case("labels are 0, 1, ..., below 100,000, and the largest here is 4611686018427387904")
+def train_on_labels_that_are_no_classes(place):
+    labels = np.array([0, 2**62])
+    images = np.zeros((2, 8, 8), np.uint8)
+    return train(place, "--data", npz(place, images, train_labels=labels, test_labels=labels))
+
+
+@case("File name too long")
+def table_of_a_name_too_long(place):
+    return ["table", place.folder / ("x" * 300)]
+
+
+@case("File name too long")
+def jobs_below_a_name_too_long(place):
+    return ["jobs", place.folder / ("x" * 300)]
+
+
+@case("these are 1,000,000,000,001 numbers")
+def table_of_too_many_radii(place):
+    return ["table", place.run, "--radii", "0:1:1e-12"]
+
+
+def imported(place):
+    log = place.folder / "log.tsv"
+    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t0.5\t1\t0\n")
+    assert tiny.cli("import", log, "-o", place.folder / "imported").status == 0
+    return place.folder / "imported"
+
+
+@case("certificates.tsv cannot be read")
+def export_of_an_imported_log_that_is_gone(place):
+    (imported(place) / "certificates.tsv").unlink()
+    return ["export", place.folder / "imported"]
+
+
+@case("certificates.tsv cannot be read")
+def export_of_an_imported_log_that_is_no_text(place):
+    (imported(place) / "certificates.tsv").write_bytes(b"\xff\xfe")
+    return ["export", place.folder / "imported"]
+
+
+@case("cannot write the figure .*: it is a folder")
+def plot_into_a_folder(place):
+    return ["plot", place.run, "-o", place.folder]
+
+
+def with_config(place, change):
+    config = json.loads((place.run / "config.json").read_text())
+    change(config["question"])
+    (place.run / "config.json").write_text(json.dumps(config))
+    return ["table", place.run]
+
+
+@case("'0.5' is no number")
+def table_of_a_run_whose_sigma_is_a_text(place):
+    return with_config(place, lambda question: question.update(sigma="0.5"))
+
+
+@case("None is no number")
+def table_of_a_run_without_n(place):
+    return with_config(place, lambda question: question["budget"].update(n=None))
+
+
 @case("demo|sigma")
 def demo_over_another_sigma(place):
     return ["demo", "--out", place.folder, "--sigma", 0.3, "--workers", 0]

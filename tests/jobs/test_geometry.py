@@ -46,10 +46,11 @@ def test_the_tables_say_what_the_functions_find(digits):
     assert all(a >= b for a, b in zip(bound, narrow, strict=True))
 
 
-def test_runs_stand_beside_the_prediction_over_the_same_images(place):
+def test_runs_stand_beside_the_prediction_over_the_same_images(place, digits):
     log = place.folder / "somebody_sigma0.25.tsv"
     log.write_text(
-        "idx\tlabel\tpredict\tradius\tcorrect\ttime\n" + "".join(f"{i}\t0\t0\t0.3\t1\t0\n" for i in range(200))
+        "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
+        + "".join(f"{i}\t{c}\t{c}\t0.3\t1\t0\n" for i, c in enumerate(digits[1].labels[:200]))
     )
     other = place.folder / "somebody_sigma0.50.tsv"
     other.write_bytes(log.read_bytes())
@@ -63,6 +64,9 @@ def test_runs_stand_beside_the_prediction_over_the_same_images(place):
     assert "4 images of digits (test)" in result.out
     assert "Published logs" in result.out
     assert "A proof" in result.out
+    log.write_text(log.read_text().replace("\n1\t", "\n5000\t"))
+    result = tiny.cli("geometry", "--sigmas", "0.25", "--runs", log)
+    assert (result.status, result.err) == (2, f"ebsc: {log} is not about digits (test): its labels are others\n")
 
 
 def test_images_of_the_training_split_are_not_their_own_neighbours(digits):

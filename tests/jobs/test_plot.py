@@ -1,8 +1,11 @@
 import json
+import shutil
 
 import matplotlib
 import pytest
 import tiny
+
+from jobs.plot import Plot
 
 
 @pytest.mark.parametrize("kind", ["curves", "radii", "draws"])
@@ -31,10 +34,14 @@ def trained(tmp_path):
     return tmp_path
 
 
-def test_a_training_by_its_parts(trained):
+def test_a_training_by_its_parts(trained, tmp_path_factory):
     out = trained / "course.svg"
     assert tiny.cli("plot", trained, "--kind", "training", "-o", out).status == 0
     assert tiny.cli("plot", trained, "--kind", "training", "--quantity", "acr", "-o", out).status == 0
+    namesake = tmp_path_factory.mktemp("other") / trained.name
+    shutil.copytree(trained, namesake)
+    courses = Plot(rows=(trained, namesake), kind="training")._courses()
+    assert len(courses) == 2 * len(Plot(rows=(trained,), kind="training")._courses())
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,13 @@ def test_where_nothing_is_it_is_said(tmp_path, monkeypatch, words):
 
 
 @pytest.mark.parametrize("name", ["config.json", "job.json", "driver.json", "metrics.jsonl", "ledger.jsonl"])
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}\n", b"5\n", b'{"part": 5}\n', b"Dear diary\n", b"\xff\xfe\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *[b"", b"[]", b"{}\n", b"5\n", b'{"part": 5}\n', b"Dear diary\n", b"\xff\xfe\n", b'{"cluster": "slurm"}'],
+        *[b'{"cluster": "local", "job": "x"}', b'{"part": "head", "step": 1, "steps": 2, "loss": null}\n'],
+    ],
+)
 def test_files_of_somebody_else_are_no_hindrance(tmp_path, name, content):
     folder = training(tmp_path / "a", lines=[])
     (folder / name).write_bytes(content)

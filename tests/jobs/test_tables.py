@@ -2,13 +2,14 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 
-from ebsc import data
+from ebsc import data, model
 from ebsc.errors import InputError
 from jobs.entries import Entry, common_images, read_entry
 from jobs.tables import Table, compare, render
@@ -389,7 +390,48 @@ def test_rounding_of_a_log_counts_for_the_log_in_pairs():
     rows = cells(render([ours, log], (0.5,), "csv", paired=True))
     assert rows[2]["r=0.5"].startswith("1:1 "), "0.4996 in print may be 0.5001"
     rows = cells(render([log, ours], (0.5,), "csv", paired=True))
-    assert rows[2]["r=0.5"].startswith("0:2 "), "0.5004 in print may be 0.4999"
+    assert rows[2]["r=0.5"].startswith("1:1 "), "whichever comes first"
+
+
+def test_between_two_logs_rounding_makes_the_split_less_clear():
+    half = np.full(4, 0.0005)
+    one = entry([0.51, 0.51, 0.51, 0.4], name="one", rounding=half)
+    two = entry([0.4996, 0.4996, 0.4, 0.4], name="two", rounding=half)
+    assert cells(render([one, two], (0.5,), "csv", paired=True))[2]["r=0.5"] == "1:0 (1)"
+    assert cells(render([two, one], (0.5,), "csv", paired=True))[2]["r=0.5"] == "0:1 (1)"
+
+
+def test_a_run_and_its_own_export_are_level(tmp_path):
+    run = next(path for path in model.RELEASED.glob("ebsc-mnist-0.50/runs/*"))
+    log = tmp_path / "same_sigma0.50.tsv"
+    assert tiny.cli("export", run, "-o", log).status == 0
+    for rows in ([run, log], [log, run]):
+        entries = [read_entry(path) for path in rows]
+        for radius in (0.0, 0.5, 1.0, 1.25):
+            assert cells(render(entries, (radius,), "csv", paired=True))[2][f"r={radius:g}"] == "0:0 (1)"
+    ours, theirs = read_entry(run), read_entry(log)
+    assert ours.accuracy(0) == theirs.accuracy(0)
+
+
+def test_a_right_image_whose_radius_prints_as_0_is_right(tmp_path):
+    log = tmp_path / "log.tsv"
+    head = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
+    log.write_text(head + "0\t1\t1\t0.0\t1\t0\n1\t1\t-1\t0.0\t0\t0\n2\t1\t1\t0.5\t1\t0\n3\t1\t2\t0.5\t0\t0\n")
+    assert (read_entry(log).accuracy(0), read_entry(log).acr) == (0.5, 0.125)
+
+
+def test_runs_over_equally_numbered_images_of_other_data_are_refused():
+    one, other = (replace(entry([0.5], name=name), checksum=name) for name in ("one", "other"))
+    with pytest.raises(InputError, match="about different images: their checksums differ"):
+        common_images([one, other])
+    common_images([one, replace(other, checksum="")])
+    common_images([one, replace(other, index=np.array([1, 0]), radius=np.zeros(2), abstained=np.zeros(2, bool))])
+
+
+def test_a_table_says_no_more_than_it_knows_and_keeps_its_form(tmp_path):
+    text = render([entry([0.5], name="a|b\nc", alpha=0.001)], (0.5,), "markdown", rho=1e-20)
+    assert "with probability 1 - 1e-20" in text
+    assert r"a\|b c" in text
 
 
 def test_pairs_need_two_rows(log):

@@ -205,6 +205,14 @@ def test_every_denoiser_can_be_trained_and_certified(tmp_path, denoiser):
     assert len(tiny.columns(tmp_path / "run")["index"]) == 2
 
 
+def test_images_that_have_no_colours_are_trained_on_too(tmp_path):
+    images, labels = np.zeros((20, 5, 8, 8), np.uint8), np.arange(20) % 3
+    np.savez(tmp_path / "five.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    words = ["--data", tmp_path / "five.npz", "--energy.batch", 5, "--head.batch", 5, "--energy.steps", 2]
+    result = tiny.cli("train", "-o", tmp_path / "model", *words, "--head.steps", 1, "--width", 4)
+    assert result.status == 0, result.err
+
+
 MIXTURE = [
     "--denoiser",
     "mixture",
