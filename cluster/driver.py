@@ -9,7 +9,7 @@ from math import ceil, inf
 import numpy as np
 
 from cluster.ledger import Ledger
-from cluster.pool import Pool, Reply
+from cluster.pool import DEPTH, Pool, Reply
 from ebsc.campaign import Campaign, Unit
 from ebsc.errors import RunError, one_line
 
@@ -73,7 +73,7 @@ class Status:
 
 @dataclass
 class _Flight:
-    """A unit that is out: since when, and with whom (with two near the end, of whom the first to answer counts)."""
+    """A unit that is out: since when, and with whom (with several near the end, of whom the first to answer counts)."""
 
     unit: Unit
     since: float
@@ -109,6 +109,7 @@ class Driver:
         self._again: deque[tuple[float, Unit]] = deque()
         self._failed_on: defaultdict[int, list[int]] = defaultdict(list)
         self._in_a_row: Counter[int] = Counter()
+        self._retired: set[int] = set()
         self._deaths: Counter[int] = Counter()
         self._losses = self._crew = 0
         self.resent = 0
@@ -174,9 +175,10 @@ class Driver:
                 self._hand(worker, unit)
             elif not self._again:
                 break
-        busy = {worker for flight in self._out.values() for worker in flight.workers}
         idle = {
-            worker: speed for worker in self.pool.free() if worker not in busy and (speed := self._speed.get(worker))
+            worker: self._speed[worker]
+            for worker, times in Counter(self.pool.free()).items()
+            if times == DEPTH and worker in self._speed
         }
         for worker in sorted(idle, key=idle.__getitem__, reverse=True):
             unit = self._straggler(worker)
@@ -185,7 +187,9 @@ class Driver:
             self._hand(worker, unit)
 
     def _hand(self, worker: int, unit: Unit) -> None:
-        self._out.setdefault(unit.number, _Flight(unit, self._clock(), set())).workers.add(worker)
+        flight = self._out.setdefault(unit.number, _Flight(unit, 0.0, set()))
+        flight.since = self._clock()
+        flight.workers.add(worker)
         self.pool.send(worker, unit)
 
     def _returned(self, worker: int) -> Unit | None:
@@ -207,9 +211,9 @@ class Driver:
         return next(iter(self.campaign.next_units(min(size, max(share, FIRST_UNIT)), limit=1)), None)
 
     def _straggler(self, worker: int) -> Unit | None:
-        """The unit that one worker alone has had longest, if that is STRAGGLER times what this idle one would need."""
-        alone = [flight for flight in self._out.values() if len(flight.workers) == 1]
-        oldest = min(alone, key=lambda flight: flight.since, default=None)
+        """The unit handed out longest ago, if that is STRAGGLER times what this idle worker would need."""
+        others = [flight for flight in self._out.values() if worker not in flight.workers]
+        oldest = min(others, key=lambda flight: flight.since, default=None)
         if oldest is None:
             return None
         needed = max(oldest.unit.draws / self._speed[worker], SHORT)
@@ -247,9 +251,11 @@ class Driver:
         return None
 
     def _lost(self, reply: Reply) -> None:
+        self._speed.pop(reply.worker, None)
+        if reply.worker in self._retired:
+            return
         self._losses += reply.in_hand
         self._deaths[reply.unit.number] += reply.in_hand
-        self._speed.pop(reply.worker, None)
         self._note = f"worker {reply.worker} was lost ({reply.lost})"
         if self._losses > PATIENCE * max(1, self._crew):
             number, times = self._deaths.most_common(1)[0]
@@ -262,12 +268,14 @@ class Driver:
         self._note = f"unit {unit.number} failed on worker {worker} ({reply.error})"
         if not counted:
             self._failed_on[unit.number].append(worker)
-        if len(self._failed_on.get(unit.number, [])) >= PATIENCE:
-            images = np.unique(unit.spans["image"]).tolist()
-            which = f"unit {unit.number} (images {images[0]} to {images[-1]})"
-            raise RunError(f"{which} failed {PATIENCE} times: {one_line(reply.error)}")
+            if len(self._failed_on[unit.number]) >= PATIENCE:
+                images = np.unique(unit.spans["image"]).tolist()
+                which = f"unit {unit.number} (images {images[0]} to {images[-1]})"
+                raise RunError(f"{which} failed {PATIENCE} times: {one_line(reply.error)}")
         self._in_a_row[worker] += 1
         if self._in_a_row[worker] == PATIENCE:
+            self._note = f"worker {worker} failed {PATIENCE} units in a row, the last by {reply.error}: it is replaced"
+            self._retired.add(worker)
             self.pool.retire(worker)
 
     def _record(self, rows: np.ndarray) -> None:

@@ -192,11 +192,11 @@ def holder(folder: Path) -> dict[str, Any]:
 
 def alive(process: int) -> bool:
     """Whether there is such a process on this host."""
-    with suppress(ChildProcessError):
+    with suppress(ChildProcessError, OverflowError):
         os.waitpid(process, os.WNOHANG)  # a child that has ended answers until its end is taken note of
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # of another user
         return True

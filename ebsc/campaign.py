@@ -28,7 +28,7 @@ from jaxtyping import Bool, Int32, Int64
 from ebsc.bounds import radius
 from ebsc.budgets import Budget, Sequential, Standing
 from ebsc.errors import InputError
-from ebsc.noise import BLOCK, Stream
+from ebsc.noise import BLOCK, Stream, check_seed
 from ebsc.waves import Waves
 
 __all__ = ["SPAN", "Campaign", "Outcome", "Unit"]
@@ -99,8 +99,7 @@ class Campaign:
         images: Int64[np.ndarray, " row"] | None = None,
         seed: int = 0,
     ) -> None:
-        if seed < 0:
-            raise InputError(f"seed must not be negative, but is {seed}")
+        check_seed(seed)
         self.labels = labels
         self.images = np.arange(len(labels)) if images is None else images
         if len(np.unique(self.images)) < len(labels):

@@ -7,7 +7,7 @@
     └── RunError     a run had to stop although the input was right: one line, exit status 1, the ledger whole
 """
 
-__all__ = ["EbscError", "InputError", "RunError", "check_seed", "one_line"]
+__all__ = ["EbscError", "InputError", "RunError", "one_line"]
 
 
 class EbscError(Exception):
@@ -23,12 +23,6 @@ class InputError(EbscError):
 
 class RunError(EbscError):
     """A run cannot go on; the message names the cause. What was recorded stays."""
-
-
-def check_seed(seed: int) -> None:
-    """Raise :class:`InputError` unless it is one that torch's generators take."""
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed must not be negative, and below 2^63, but is {seed}")
 
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:

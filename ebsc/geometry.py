@@ -15,7 +15,7 @@ from torch import Tensor
 from ebsc.data import Dataset
 from ebsc.errors import InputError
 from ebsc.model import check_sigma
-from ebsc.noise import BLOCK, Normals, Stream
+from ebsc.noise import BLOCK, Normals, Stream, check_seed
 
 __all__ = ["kernel_margins", "most_certified", "nearest", "overlap", "predicted_radius", "shell", "shell_overlap"]
 
@@ -197,8 +197,7 @@ def kernel_margins(
     _check_alike(images, references)
     if not 2 <= draws <= BLOCK:
         raise InputError(f"draws must lie in 2..{BLOCK}, not {draws}")
-    if seed < 0:
-        raise InputError(f"seed must not be negative, but is {seed}")
+    check_seed(seed)
     if len(np.unique(references.labels)) < 2:
         raise InputError(f"{references.name}: references of two classes are needed")
     clean, points, labels = _floats(images), _floats(references), torch.from_numpy(images.labels)

@@ -21,14 +21,21 @@ from jaxtyping import Float, Float32, Int32, Shaped
 from torch import Tensor
 
 from ebsc.device import as_graph
+from ebsc.errors import InputError
 
-__all__ = ["BLOCK", "REFINEMENT", "Normals", "Stream", "box_muller", "perturb"]
+__all__ = ["BLOCK", "REFINEMENT", "Normals", "Stream", "box_muller", "check_seed", "perturb"]
 
 BLOCK = 128
 """Draws per generator."""
 
 REFINEMENT = 16
 """M: lattice points per pixel level; a power of two."""
+
+
+def check_seed(seed: int) -> None:
+    """Raise :class:`InputError` unless every generator takes it."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must not be negative, and below 2^63, but is {seed}")
 
 
 class Stream(IntEnum):

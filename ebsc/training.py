@@ -16,9 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from ebsc.data import Dataset
 from ebsc.device import as_graph
-from ebsc.errors import InputError, check_seed
+from ebsc.errors import InputError
 from ebsc.model import Ebsc
-from ebsc.noise import perturb
+from ebsc.noise import check_seed, perturb
 from ebsc.votes import Precision
 
 __all__ = [
@@ -302,14 +302,16 @@ class Trainer:
             if not 0 <= int(state["step"]) <= self.schedule.steps:
                 raise ValueError("a step beyond the last")
             optimizer = self._optimizer.state_dict()
-            optimizer["state"] = {
-                index: _below(state, f"optimizer.{index}") for index in range(len(self._weights)) if state["step"]
-            }
+            moments = {index: _below(state, f"optimizer.{index}") for index in range(len(self._weights))}
+            # a weight that no loss used has none
+            optimizer["state"] = {index: found for index, found in moments.items() if found}
             theirs = {name: value.shape for name, value in _below(state, "optimizer").items()}
-            moments = ("exp_avg", "exp_avg_sq")
-            ours = {f"{i}.{name}": weight.shape for i, weight in enumerate(self._weights) for name in moments}
-            ours |= {f"{i}.step": torch.Size() for i in range(len(self._weights))}
-            if theirs != (ours if state["step"] else {}):
+            ours = {
+                f"{index}.{name}": torch.Size() if name == "step" else self._weights[index].shape
+                for index in optimizer["state"]
+                for name in ("step", "exp_avg", "exp_avg_sq")
+            }
+            if theirs != ours or bool(ours) != bool(state["step"]):
                 raise ValueError("moments of other weights")
             self._optimizer.load_state_dict(optimizer)
             self.step = int(state["step"])

@@ -17,9 +17,10 @@ from ebsc.bounds import false_certificates
 from ebsc.budgets import Sequential
 from ebsc.data import Dataset
 from ebsc.device import Device, pick
-from ebsc.errors import InputError, check_seed
+from ebsc.errors import InputError
 from ebsc.files import write_whole
 from ebsc.model import Ebsc
+from ebsc.noise import check_seed
 from ebsc.votes import Precision, Voter
 from ebsc.walkjump import Walk
 from jobs import attacked
@@ -129,7 +130,7 @@ class Attack:
         chosen = own_data(self.run_folder, question, self.data_root).take(rows["index"])
         asked = {"run": question, "images": self.images, "radii": self.radii, **asdict(self.pgd)}
         asked |= {name: getattr(self, name) for name in ("n", "alpha", "seed", "batch", "precision", "compile")}
-        config = {"question": asked, "options": options(self), "provenance": provenance()}
+        config = {"question": asked, "options": options(self), "provenance": provenance(self.device)}
         with RunFolder(self.folder, config, "attack.parquet"):
             found, adversarial = _Evaluation(self, question, net, chosen, rows).run()
             attacked.write(self.folder, rows, found, adversarial)

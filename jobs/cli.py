@@ -58,7 +58,9 @@ def guarded() -> Iterator[None]:
 
 
 def _again() -> str:
-    return "start the same command again" + ", without --overwrite," * ("--overwrite" in sys.argv)
+    """What to do after an interruption: a training that overwrites would begin once more."""
+    training = sys.argv[1:2] == ["train"] or os.path.basename(sys.argv[0]) == "train.py"
+    return "start the same command again" + ", without --overwrite," * (training and "--overwrite" in sys.argv)
 
 
 def _unread() -> bool:

@@ -156,10 +156,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(entry, dict) and {"part", "step", "steps"} <= entry.keys():
-            found.append({name: value for name, value in entry.items() if name == "part" or _is_number(value)})
+        if isinstance(entry, dict):
+            entry = {name: value for name, value in entry.items() if name == "part" or isinstance(value, int | float)}
+            if {"part", "step", "steps"} <= entry.keys():
+                found.append(entry)
     return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)

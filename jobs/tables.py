@@ -143,10 +143,12 @@ def _pair(one: Entry, other: Entry, radius: float) -> str:
     (least, most), (their_least, their_most) = (
         [entry.by_image(reached) for reached in entry.reaching(radius)] for entry in (one, other)
     )
-    # what rounding leaves open counts for a log, and between two logs for the one behind
+    # what rounding leaves open counts for a log, and between two logs against a difference of either sign
     readings = [(least, their_most)] * (other.published or not one.published) + [(most, their_least)] * one.published
     splits = [(int((ours & ~theirs).sum()), int((theirs & ~ours).sum())) for ours, theirs in readings]
     level, ours, theirs = max((_sign_test(*split), *split) for split in splits)
+    if len({np.sign(ours - theirs) for ours, theirs in splits}) > 1:
+        level = 1.0
     return f"{ours}:{theirs} ({'<1e-99' if level < 1e-99 else format(level, '.1g')})"
 
 

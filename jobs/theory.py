@@ -14,6 +14,7 @@ from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign
 from ebsc.errors import InputError
 from ebsc.model import check_sigma
+from ebsc.noise import check_seed
 from ebsc.theory import exact_model, margin, mean_radius, share_lowered, signed_radius
 from ebsc.votes import Voter, certify
 from jobs.options import parse_numbers
@@ -222,8 +223,7 @@ class Theory:
                 f"images of {self.side} x {self.side} pixels have room for a length of mu above 0 and up to"
                 f" {max(self.side, 0) / 2:g}, not {self.length:g}; the side must be at least 2"
             )
-        if self.seed < 0:
-            raise InputError(f"seed must not be negative, but is {self.seed}")
+        check_seed(self.seed)
         Fixed(n=self.n, alpha=self.alpha)  # says what is wrong with them
 
     def run(self) -> None:

@@ -274,17 +274,15 @@ class Train:
         if self.denoiser == "mixture" and not trained:
             net.denoiser = self._mixture(fitting.train)
         # what a factory of one's own has frozen stays so
-        theirs, ours = ([w for w in part.parameters() if w.requires_grad] for part in (net.denoiser, net.classifier))
-        if not ours:
-            raise InputError(f"the classifier {self.classifier} has no weights to train")
-        if theirs and self.denoiser != "mixture" and not trained:
+        denoiser, classifier = _learning(net.denoiser), _learning(net.classifier)
+        if denoiser and self.denoiser != "mixture" and not trained:
             net.classifier.requires_grad_(False)
             fitting.part(
                 "energy", f"{self.denoiser} denoiser", training.denoising(net, levels, self.energy.compile), self.energy
             )
-        for weight in ours:
+        for weight in classifier:
             weight.requires_grad_(True)
-        for weight in theirs:
+        for weight in denoiser:
             weight.requires_grad_(self.joint)
         title = f"{self.classifier} classifier"
         if self.objective == "clean":
@@ -356,6 +354,8 @@ class Train:
         look_here(self.allow)
         net = model.build(spec, self.allow)
         model.check_own(net.eval(), spec, "the networks asked for")
+        if not _learning(net.classifier):
+            raise InputError(f"the classifier {self.classifier} has no weights to train")
         if start:
             given, theirs = start
             if theirs.shape != spec.shape or theirs.denoiser != spec.denoiser:
@@ -386,6 +386,10 @@ class Train:
             decides["code"] = dict(code)
         origin = start[1].sha256 if start else None
         return decides | {"checksum": whole.checksum, "looks": self.watch.looks, "start_from": origin}
+
+
+def _learning(part: nn.Module) -> list[nn.Parameter]:
+    return [weight for weight in part.parameters() if weight.requires_grad]
 
 
 def _check_kind(part: str, kind: str, known: tuple[str, ...]) -> None:

@@ -190,9 +190,10 @@ def test_a_worker_that_fails_whatever_it_gets_is_replaced_and_stops_nothing(tmp_
     """Nor do the next two in its place, which fail as it does."""
     sick = {0, workers, workers + 1}
     pool = Pool(workers, fate=lambda worker, unit: "fail" if worker in sick else "count")
-    table, _ = certify(tmp_path, pool)
+    table, reports = certify(tmp_path, pool)
     assert tiny.equal(table, undisturbed())
     assert {0} <= set(pool.retired) <= sick
+    assert any("in a row, the last by ValueError: bad" in status.note for status in reports)
 
 
 def test_a_run_that_was_finished_before_sends_nothing(tmp_path):
@@ -345,6 +346,23 @@ def test_a_unit_that_is_stuck_is_taken_over_by_an_idle_worker_and_counted_once(t
     assert [unit.number for _, unit in pool.sent].count(3) == 2
     assert last.resent >= 1
     assert "is slow on worker" in last.note
+    assert pool.now < 1000
+
+
+@pytest.mark.timeout(30)
+def test_workers_that_hang_one_after_the_other_stop_nothing(tmp_path):
+    """Whoever of the first two is given unit 3 keeps it for ever, so that it is handed out a third time."""
+    pool = Clocked(3, lambda worker, unit: 1e9 if unit.number == 3 and stuck(worker) else 0.5)
+    hung = []
+
+    def stuck(worker):
+        if worker not in hung and len(hung) < 2:
+            hung.append(worker)
+        return worker in hung
+
+    table, _ = clocked(tmp_path, pool)
+    assert tiny.equal(table, undisturbed())
+    assert [unit.number for _, unit in pool.sent].count(3) == 3
     assert pool.now < 1000
 
 

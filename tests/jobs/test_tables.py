@@ -399,6 +399,8 @@ def test_between_two_logs_rounding_makes_the_split_less_clear():
     two = entry([0.4996, 0.4996, 0.4, 0.4], name="two", rounding=half)
     assert cells(render([one, two], (0.5,), "csv", paired=True))[2]["r=0.5"] == "1:0 (1)"
     assert cells(render([two, one], (0.5,), "csv", paired=True))[2]["r=0.5"] == "0:1 (1)"
+    many = entry([0.5] * 20, name="many", rounding=np.full(20, 0.0005))
+    assert cells(render([many, many], (0.5,), "csv", paired=True))[2]["r=0.5"].endswith(" (1)")
 
 
 def test_a_run_and_its_own_export_are_level(tmp_path):

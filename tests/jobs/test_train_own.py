@@ -1,11 +1,17 @@
 """Networks of one's own are trained as they are made: what is frozen, shared, made anew or without weights."""
 
 import sys
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import safetensors.torch
 import tiny
+import torch
+
+from ebsc import data
+from ebsc.training import Schedule, Trainer
 
 SOURCE = '''
 import torch
@@ -34,6 +40,12 @@ class Frozen(Linear):
         self.body = nn.Linear(64, 64).requires_grad_(False)
     def forward(self, x):
         return self.head(self.body(x.flatten(1)))
+
+class Spare(Linear):
+    """With weights that it does not use."""
+    def __init__(self, shape, n_classes):
+        super().__init__(shape, n_classes)
+        self.spare = nn.Linear(64, n_classes)
 
 class Wide(Linear):
     def __init__(self, shape, n_classes):
@@ -73,7 +85,6 @@ WORDS = [
     "--head.batch",
     16,
 ]
-"""Two looks, so that a state is saved on the way."""
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +97,21 @@ def nets(tmp_path, monkeypatch):
 
 
 def train(*words, out="model"):
+    """With two looks, so that a state is saved on the way."""
     return tiny.cli(*WORDS, "-o", out, "--head.steps", 4, "--watch.looks", 2, *words)
+
+
+def interrupted(words, after):
+    """The same, by Ctrl-C after so many steps."""
+    advance, steps = Trainer.advance, iter(range(after))
+
+    def one_of_them(self):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    with patch.object(Trainer, "advance", one_of_them):
+        return train(*words, out="again")
 
 
 def weights(folder):
@@ -96,35 +121,19 @@ def weights(folder):
 ADVERSARY = ["--objective", "smoothadv", "--epsilon", 0.25, "--hyper", "steps", 2]
 
 
-def test_shared_weights_and_buffers_that_are_made_anew_are_saved_on_the_way(monkeypatch):
+def test_shared_weights_and_buffers_that_are_made_anew_are_saved_on_the_way():
     words = ["--denoiser", "none", "--classifier", "mynets:Scaled", "--objective", "gaussian"]
     assert train(*words).status == 0
-    from ebsc.training import Trainer
-
-    advance, looks = Trainer.advance, iter(range(100))
-
-    def interrupted(self):
-        if next(looks) == 2:
-            raise KeyboardInterrupt
-        return advance(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "advance", interrupted)
-        assert train(*words, out="again").status == 130
+    assert interrupted(words, after=2).status == 130
     result = train(*words, out="again")
     assert result.status == 0, result.err
     assert all((value == weights("again")[name]).all() for name, value in weights("model").items())
 
 
-def test_the_state_in_the_middle_of_a_step_is_that_of_the_step_before():
+def test_a_state_from_the_middle_of_a_step_leaves_out_what_is_made_anew():
     import mynets
-    import torch
-
-    from ebsc import data
-    from ebsc.training import Schedule, Trainer
 
     images = data.load("digits", "train").take(np.arange(32))
-    schedule = Schedule(steps=4, batch=16)
     saved = []
 
     def loss(batch):
@@ -132,18 +141,27 @@ def test_the_state_in_the_middle_of_a_step_is_that_of_the_step_before():
         return {"loss": net(batch.images.float() / 16).square().mean()}
 
     net = mynets.Scaled((1, 8, 8), 10)
-    trainer = Trainer(net, images, loss, schedule)
+    trainer = Trainer(net, images, loss, Schedule(steps=2, batch=16))
     trainer.advance()
     trainer.advance()
-    Trainer(net, images, loss, schedule).restore(saved[-1])
-    assert int(saved[-1]["step"]) == 1
-    assert isinstance(saved[-1]["step"], torch.Tensor)
+    restored = Trainer(net, images, loss, Schedule(steps=2, batch=16))
+    restored.restore(saved[-1])
+    assert restored.step == 1
+    assert not any("scale" in name for name in saved[-1])
+
+
+def test_a_training_goes_on_with_weights_that_no_loss_uses():
+    words = ["--denoiser", "none", "--classifier", "mynets:Spare", "--objective", "gaussian"]
+    assert train(*words).status == 0
+    assert interrupted(words, after=2).status == 130
+    result = train(*words, out="again")
+    assert result.status == 0, result.err
+    assert all((value == weights("again")[name]).all() for name, value in weights("model").items())
 
 
 def test_what_a_factory_has_frozen_stays_so():
     assert train("--denoiser", "none", "--classifier", "mynets:Frozen", "--storage", "float32").status == 0
     import mynets
-    import torch
 
     torch.manual_seed(0)  # as the training makes it
     made = mynets.Frozen((1, 8, 8), 10)
@@ -174,7 +192,10 @@ def test_a_denoiser_without_weights_needs_no_training():
     ],
 )
 def test_what_cannot_be_trained_is_said_before_anything_is(words, message):
-    result = train("--denoiser", "none", *words)
+    tiny.write_model(Path("model"))
+    before = tiny.files(Path("model"))
+    result = train("--denoiser", "none", "--overwrite", *words)
     assert result.status == 2
+    assert tiny.files(Path("model")) == before
     assert result.err.rstrip().endswith(message)
     assert result.out == ""
