@@ -276,9 +276,8 @@ def catrs(
     Jeong, Kim & Shin 2023, arXiv 2212.09000. With p the share of draws that vote for the label and K ~ Bin(m, p), at
     least 1: the K smallest cross-entropies, and where K = m, max_i KL(target || F(x + eps_i*)) with every eps_i*
     within epsilon of eps_i before it is given that one's mean and size again. The authors take the target from votes
-    of a network trained before; here it is the network's own mean output.
+    of a network trained before; here it is the network's own mean output. As theirs, its attack has no ramp.
     """
-    epsilon *= votes.strength
     logits = votes(x)
     target = _mean(logits.detach())
     share = (logits.argmax(2) == labels).float().mean(0)
@@ -335,7 +334,8 @@ def learned(
         name: one of :data:`OBJECTIVES`.
         levels: L, the integer of white.
         draws: m, draws of noise for each image.
-        ramp: steps over which the attack grows to its full strength.
+        ramp: steps over which the attacks of SmoothAdv and SmoothMix grow to their full strength, and after which
+            MACER's radius term begins.
         denoising: weight of E|x - xhat|^2 per pixel in units of sigma^2, which keeps phi an energy while it is trained.
         compiled: see :class:`Network`.
         options: hyperparameters of the function.

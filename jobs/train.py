@@ -106,7 +106,8 @@ class Train:
     draws: int = 4
     """Draws of noise for each image in an objective."""
     ramp: int = 0
-    """Steps over which the attack grows to its full strength."""
+    """Steps over which the attacks of smoothadv and smoothmix grow to their full strength, and after which the radius
+    term of macer begins; of no meaning to the others."""
     denoising: float = 0.0
     """Weight of the denoising error, in units of sigma^2, beside the objective; keeps phi an energy with --joint."""
     hyper: dict[str, float] = field(default_factory=dict)
