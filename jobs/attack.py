@@ -87,7 +87,8 @@ class Attack:
     """What to ask SLURM for."""
 
     def __post_init__(self) -> None:
-        self.slurm.one_process("an attack")
+        if self.cluster == "slurm":
+            self.slurm.one_process("an attack")
         if self.batch < 1:
             raise InputError(f"the batch must be at least 1, not {self.batch}")
         if self.inside and self.plot:

@@ -140,10 +140,9 @@ class Certify:
         gpus = self.gpus_per_worker or 0
         if not (gpus == 0 or 1e-4 <= gpus <= 1 or (gpus < inf and gpus == int(gpus) > 1)):
             raise InputError(f"GPUs per worker must be 0, from 0.0001 to 1, or a whole number, not {gpus}")
-        if self.workers == 0:
-            self.slurm.one_process("a certification without workers")
-        else:
-            self.slurm.one_process("a certification", on_each_node=True)
+        if self.cluster == "slurm":
+            without = " without workers" * (self.workers == 0)
+            self.slurm.one_process(f"a certification{without}", on_each_node=not without)
         if self.address and self.cluster in ("slurm", "allocation"):
             raise InputError(f"--cluster {self.cluster} starts a Ray of its own: it does not take --address")
         parse_radii(self.radii)  # a fixed budget has no use for them, and they may be wrong all the same

@@ -70,7 +70,8 @@ class Reproduce:
     """What to ask SLURM for."""
 
     def __post_init__(self) -> None:
-        self.slurm.one_process("a story")
+        if self.cluster == "slurm":
+            self.slurm.one_process("a story")
         for log in self.peers:
             if not log.is_file():
                 raise InputError(f"{log}: no such log")
