@@ -218,9 +218,7 @@ for value in ("nan", "inf", "1e-5", "1.5"):
 options("radii_of_a_fixed_budget", "give numbers >= 0", "--budget", "fixed", "--radii", "banana")
 options("two_rays", "starts a Ray of its own", "--cluster", "slurm", "--address", "auto", "--workers", 2)
 options("nodes_without_workers", "it does not take --nodes 2", "--cluster", "slurm", "--nodes", 2, "--workers", 0)
-options(
-    "tasks_of_a_certification", "one process on each node: it does not take --tasks", "--cluster", "slurm", "--tasks", 2
-)
+options("tasks_of_a_certification", "is one process: it does not take --tasks", "--cluster", "slurm", "--tasks", 2)
 options_of(
     "attack",
     "attack_on_two_nodes",
