@@ -88,10 +88,7 @@ class Attacker:
         x = torch.from_numpy(images).to(self._device).float() / self._levels
         best, highest = images.copy(), np.full(len(images), -np.inf)
         judging = self._noise(x, 4 * self._how.draws, generator)  # the same for all restarts
-        logits = self._logits(x, judging)
-        chosen = torch.nn.functional.one_hot(targets, logits.shape[2]).bool()
-        margins = logits[:, chosen] - logits.masked_fill(chosen, -torch.inf).amax(2)
-        softer = (margins.abs().mean(0) / MARGIN).clamp(min=1)
+        softer = (_margins(self._logits(x, judging), targets).abs().mean(0) / MARGIN).clamp(min=1)
         for restart in range(self._how.restarts):
             start = x
             if restart:
@@ -100,8 +97,8 @@ class Attacker:
             point = self._climb(x, start, ball, targets, softer, generator)
             found = onto_lattice(images, (point - x).double().cpu().numpy(), radii, self._levels)
             logits = self._logits(torch.from_numpy(found).to(self._device) / self._levels, judging)
-            mean = (logits / softer[:, None]).softmax(2).mean(0)
-            losses = -mean.gather(1, targets[:, None])[:, 0].log().cpu().numpy()
+            p = (logits / softer[:, None]).softmax(2).mean(0).gather(1, targets[:, None])[:, 0]
+            losses = -p.log().cpu().numpy()
             better = losses > highest
             best[better], highest[better] = found[better], losses[better]
         return best
@@ -132,6 +129,12 @@ class Attacker:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16)
+
+
+def _margins(logits: Logits, labels: Labels) -> Float[Tensor, "draw row"]:
+    """How far the label's logit is above the largest other one."""
+    chosen = torch.nn.functional.one_hot(labels, logits.shape[2]).bool()
+    return logits[:, chosen] - logits.masked_fill(chosen, -torch.inf).amax(2)
 
 
 def _softened(logits: Logits, labels: Labels, softer: Float[Tensor, " row"]) -> Tensor:

@@ -163,7 +163,7 @@ def _number(value: Any) -> Any:
 def _read_log(path: Path) -> Entry:
     log = certificates.from_tsv(path)
     right = (log["predicted"] == log["label"]) & (log["predicted"] >= 0)
-    some = np.maximum(log["radius"], np.finfo(np.float64).tiny)  # it did not abstain: a radius that prints as 0 is none
+    some = np.maximum(log["radius"], np.finfo(np.float64).tiny)  # what did not abstain has a radius, if it prints as 0
     return Entry(
         name=log_name(path),
         index=log["index"],
@@ -221,7 +221,7 @@ def common_images(entries: list[Entry]) -> list[Entry]:
         InputError: there are none, or their labels differ, as those of other data sets do.
     """
     for one, other in combinations([entry for entry in entries if entry.checksum], 2):
-        if one.checksum != other.checksum and np.array_equal(np.sort(one.index), np.sort(other.index)):
+        if one.checksum != other.checksum and np.array_equal(one.index, other.index):
             raise InputError(f"{one.name} and {other.name} are about different images: their checksums differ")
     images = entries[0].index
     for entry in entries[1:]:
