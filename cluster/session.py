@@ -30,13 +30,14 @@ def ray_session(address: str | None = None, cpus: float = 1) -> Iterator[None]:
     """
     import ray  # here, not above: it reads its authentication from the environment when it is imported
 
+    connected = ray.is_initialized()
+    if not connected:
+        address = address or os.environ.get("RAY_ADDRESS")
     if address:
         _answers(address)
-    if ray.is_initialized():
+    if connected:
         yield
         return
-    if not address and (address := os.environ.get("RAY_ADDRESS")):
-        _answers(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         if address:

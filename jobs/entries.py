@@ -14,7 +14,17 @@ from cluster import certificates
 from cluster.folder import read_config
 from ebsc.errors import InputError
 
-__all__ = ["Entry", "common_images", "distinct", "envelopes", "log_name", "named_sigma", "read_entry", "side_by_side"]
+__all__ = [
+    "Entry",
+    "common_images",
+    "distinct",
+    "envelopes",
+    "folder_name",
+    "log_name",
+    "named_sigma",
+    "read_entry",
+    "side_by_side",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +135,7 @@ def read_entry(path: Path) -> Entry:
 
 def _read_run(folder: Path) -> Entry:
     question = read_config(folder)["question"]
-    name = Path(os.path.abspath(folder)).name
+    name = folder_name(folder)
     if "log" in question:
         about = {key: question.get(key) for key in ("sigma", "n", "alpha")}
         return replace(_read_log(folder / certificates.LOG), name=name, **about)
@@ -201,6 +211,11 @@ def side_by_side(paths: Sequence[Path]) -> list[Entry]:
     entries = [read_entry(path) for path in paths]
     names = distinct([entry.name for entry in entries], paths)
     return common_images([replace(entry, name=name) for entry, name in zip(entries, names, strict=True)])
+
+
+def folder_name(folder: Path) -> str:
+    """What a folder is called, also one that is named as ``.``."""
+    return os.path.basename(os.path.abspath(folder))
 
 
 def distinct(names: list[str], paths: Sequence[Path]) -> list[str]:

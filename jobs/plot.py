@@ -1,6 +1,5 @@
 """``ebsc plot``: runs, logs and trainings as figures for a paper."""
 
-import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import tyro
 
 from ebsc.errors import InputError
 from jobs.attacked import Empirical, empirical, of_run
-from jobs.entries import Entry, distinct, side_by_side
+from jobs.entries import Entry, distinct, folder_name, side_by_side
 from jobs.record import read_lines
 
 __all__ = ["Plot"]
@@ -79,7 +78,7 @@ class Plot:
         """Steps and values of the quantity, by model folder and part of its training."""
         courses: dict[str, list[tuple[int, float]]] = {}
         names: set[str] = set()
-        called = distinct([Path(os.path.abspath(folder)).name for folder in self.rows], self.rows)
+        called = distinct([folder_name(folder) for folder in self.rows], self.rows)
         for folder, name in zip(self.rows, called, strict=True):
             lines = read_lines(folder / "metrics.jsonl")
             if not lines:

@@ -284,7 +284,7 @@ def typeset(
         body = [_marked(row, marked, set().union(*best), form) for row, marked in zip(body, best, strict=True)]
         notes = [*notes, f"Best of each column: {'bold' if form != 'text' else 'marked *'}."]
     head, *body = ([_on_one_line(cell, form) for cell in row] for row in (head, *body))
-    notes = [" ".join(note.split("\n")) for note in notes]
+    notes = [_on_one_line(note, "text") for note in notes]
     aligned = ("left", *["right"] * (len(head) - 1))
     table = tabulate(body, head, tablefmt=_TABULATE[form], disable_numparse=True, colalign=aligned)
     for sign, text in _SIGNS.items():
