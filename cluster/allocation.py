@@ -20,8 +20,11 @@ from ebsc.files import write_whole
 
 __all__ = ["Allocation", "ray_across"]
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 """How long the head may take to come up, and the other nodes to join it."""
+
+_LONGEST = 40
+"""Characters of a folder for Ray: below it lie sockets, whose names may have 107."""
 
 _OBJECT_STORE = 0.3
 """Share of the memory for Ray's object store, as Ray has it by default."""
@@ -55,7 +58,8 @@ class Allocation:
             RunError: this is no step with one task a node.
         """
         get = os.environ.get
-        if "SLURM_PROCID" not in os.environ or get("SLURM_NTASKS") != get("SLURM_JOB_NUM_NODES"):
+        # of the step: SLURM_NTASKS of a script or a shell is that of steps to come
+        if "SLURM_PROCID" not in os.environ or get("SLURM_STEP_NUM_TASKS", "1") != get("SLURM_JOB_NUM_NODES"):
             raise RunError("not in a SLURM step with one task on each node: use srun --ntasks-per-node=1")
         gpus = get("CUDA_VISIBLE_DEVICES") or get("SLURM_STEP_GPUS") or get("SLURM_JOB_GPUS") or ""
         return cls(
@@ -73,7 +77,8 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
     """Start Ray on this node, as its head or joining it, for as long as the context lasts.
 
     Ports are free ones; address and token of the head reach the other nodes through a file in ``shared`` that only its
-    owner can read. Ray's own files lie in a folder of the node (``$TMPDIR``).
+    owner can read. Ray's own files lie in a folder of the node: below ``$TMPDIR``, or ``/tmp`` where the names of
+    sockets would be too long.
 
     Args:
         allocation: of this task.
@@ -86,24 +91,25 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
         RunError: the head did not come up, or a node did not join.
     """
     meeting = shared / f"ray-{allocation.job}.json"
-    scratch = Path(tempfile.gettempdir()) / f"ebsc-{allocation.job}"
+    scratch = _scratch(f"ebsc-{allocation.job}")
     any_start = f"{allocation.job.partition('-')[0]}-*"
     for left in scratch.parent.glob(f"ebsc-{any_start}"):
         if left != scratch:  # by a start of this job that was killed
             shutil.rmtree(left, ignore_errors=True)
     if allocation.node:
         where = _await(meeting)
-        ip = _prepare(where["token"])
-        words = [f"--address={where['ip']}:{where['port']}", *_resources(allocation, ip)]
+        _prepare(where["token"])
+        words = [f"--address={where['ip']}:{where['port']}", *_own(allocation, scratch, _towards(where["ip"]))]
         with _started(scratch, *words) as process:
             while meeting.exists() and process.poll() is None:
                 time.sleep(0.5)
             yield None
         return
     port, token = _free_port(), secrets.token_hex(32)
-    ip = _prepare(token)
-    head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={scratch}"]
-    with _started(scratch, *head, *_resources(allocation, ip)) as process:
+    _prepare(token)
+    ip = _address(allocation.nodes)
+    head = ["--head", f"--port={port}", f"--ray-client-server-port={_free_port()}", "--include-dashboard=false"]
+    with _started(scratch, *head, *_own(allocation, scratch, ip)) as process:
         _listening(ip, port, process)
         shared.mkdir(parents=True, exist_ok=True)
         for left in shared.glob(f"ray-{any_start}.json"):
@@ -117,17 +123,45 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
             meeting.unlink(missing_ok=True)
 
 
-def _prepare(token: str) -> str:
-    """Set Ray's authentication, and import it; the address of this node."""
+def _scratch(name: str) -> Path:
+    """A folder of this node for Ray's files."""
+    folder = Path(tempfile.gettempdir()) / name
+    return folder if len(str(folder)) <= _LONGEST else Path("/tmp") / name
+
+
+def _prepare(token: str) -> None:
+    """Set Ray's authentication."""
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # when told to end, nothing is under way any more
+
+
+def _address(nodes: int) -> str:
+    """The address of this node, by which the other ones reach it."""
     import ray  # not before: it reads its authentication when it is imported
 
-    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    found = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    if nodes > 1 and found.startswith("127."):  # no way out of this network
+        name = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+        with suppress(OSError):
+            found = socket.gethostbyname(name)
+        if found.startswith("127."):
+            raise RunError(
+                f"the head of Ray is at {found} only: {name} must be a name of an address that all nodes reach"
+            )
+    return found
 
 
-def _resources(allocation: Allocation, ip: str) -> list[str]:
+def _towards(head: str) -> str:
+    """The address of this node in the network of the head."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+        way.connect((head, 9))  # sends nothing
+        return str(way.getsockname()[0])
+
+
+def _own(allocation: Allocation, scratch: Path, ip: str) -> list[str]:
+    """What ``ray start`` is told of this node. No fixed port: another user's Ray may be on the same node."""
     words = [f"--node-ip-address={ip}", f"--num-cpus={allocation.cpus}", f"--num-gpus={allocation.gpus}"]
+    words += [f"--temp-dir={scratch}", f"--dashboard-agent-listen-port={_free_port()}"]
     if allocation.memory:
         store = int(allocation.memory * _OBJECT_STORE)
         words += [f"--object-store-memory={store << 20}", f"--memory={(allocation.memory - store) << 20}"]

@@ -14,7 +14,7 @@ from typing import Any
 import filelock
 
 from ebsc.errors import InputError
-from ebsc.files import make_folder, write_whole
+from ebsc.files import lock, make_folder, write_whole
 
 __all__ = ["RunFolder", "alive", "clear", "flat", "holder", "read_config"]
 
@@ -145,15 +145,13 @@ def clear(path: Path, names: Iterable[str]) -> None:
                     (path / name).unlink(missing_ok=True)
 
 
-def _acquire(folder: Path) -> filelock.FileLock:
-    lock = filelock.FileLock(folder / "lock")
+def _acquire(folder: Path) -> filelock.BaseFileLock:
     try:
-        lock.acquire(timeout=0)
+        return lock(folder / "lock")
     except filelock.Timeout:
         who = _recorded_holder(folder)
         by = f"process {who['pid']} on {who['host']} since {who['since']}" if who else "holder unknown"
         raise InputError(f"{folder} is in use by another process ({by})") from None
-    return lock
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

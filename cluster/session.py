@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -93,8 +94,9 @@ def open_pool(
         have = ray.cluster_resources()  # type: ignore[no-untyped-call]
         if gpus is None:
             gpus = 1.0 if assignment.device != "cpu" and have.get("GPU", 0) >= 1 else 0.0
-        if not gpus and assignment.device == "auto":
-            assignment = replace(assignment, device="cpu")  # Ray hides no GPU from them, and all must be of one kind
+        if assignment.device == "auto":
+            # all must be of one kind, and Ray neither hides a GPU from them nor knows whether torch can use it
+            assignment = replace(assignment, device="cuda" if gpus else "cpu")
         asked = wants(cpus, gpus)
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         if (workers or 1) > (fit := room(nodes, asked)):
@@ -102,4 +104,6 @@ def open_pool(
             alive = sum(node["Alive"] for node in nodes)
             have_text += f" on {alive} node{'s' * (alive != 1)}"
             raise InputError(f"room for {fit} workers only: each wants {asked}, the cluster has {have_text}")
+        if workers is None and (idle := have.get("GPU", 0) - fit * gpus) >= 1 and gpus:
+            print(f"{idle:g} GPUs stay idle: each of {fit} workers wants {asked}", file=sys.stderr, flush=True)
         yield RayPool(assignment, workers, cpus=cpus, gpus=gpus)

@@ -3,17 +3,20 @@
 import hashlib
 import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
 
 from ebsc.errors import InputError, one_line
+from ebsc.files import lock
 
-__all__ = ["Dataset", "Split", "data_root", "load", "names"]
+__all__ = ["Dataset", "Split", "check_name", "data_root", "load", "names"]
 
 Split = Literal["train", "test"]
 
@@ -29,6 +32,9 @@ _FILES = {
     "cifar10": "data_batch_1 to data_batch_5, test_batch, batches.meta",
 }
 _DIGITS_TRAIN = 1437
+
+DOWNLOAD_SECONDS = 3600.0
+"""How long a process waits for another one that downloads."""
 
 MOST_CLASSES = 100_000
 """Classes that labels of one's own may have: a larger label is no class."""
@@ -160,13 +166,20 @@ def load(name: str, split: Split, root: str | Path | None = None) -> Dataset:
     Raises:
         InputError: unknown name, missing or damaged files, wrong arrays.
     """
+    check_name(name)
     if name.endswith(".npz"):
         return _npz(Path(name), split)
     if name == "digits":
         return _digits(split)
-    if name in _TORCHVISION:
-        return _torchvision(name, split, data_root(root))
-    raise InputError(f"unknown data set {name!r}: choose one of {', '.join(names())}, or give the path of an .npz file")
+    return _torchvision(name, split, data_root(root))
+
+
+def check_name(name: str) -> None:
+    """Raise :class:`InputError` unless this is the name of a data set, or that of a file of one's own."""
+    if name not in names() and not name.endswith(".npz"):
+        raise InputError(
+            f"unknown data set {name!r}: choose one of {', '.join(names())}, or give the path of an .npz file"
+        )
 
 
 def _digits(split: Split) -> Dataset:
@@ -187,7 +200,8 @@ def _torchvision(name: str, split: Split, root: Path) -> Dataset:
         try:
             source = make(root, train=split == "train", download=False)
         except RuntimeError:  # torchvision's word for "not found"
-            source = make(root, train=split == "train", download=True)
+            _download(make, root)
+            source = make(root, train=split == "train", download=False)
     except Exception as error:  # torchvision raises whatever its parser or the network raises
         files = _FILES.get(name, _FILES["mnist"])
         raise InputError(
@@ -198,6 +212,23 @@ def _torchvision(name: str, split: Split, root: Path) -> Dataset:
     images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     labels = np.asarray(source.targets, dtype=np.int64)
     return Dataset(name=name, split=split, images=np.ascontiguousarray(images), labels=labels, levels=255, n_classes=10)
+
+
+def _download(make: Callable[..., Any], root: Path) -> None:
+    """Download a data set, once for all processes that want it at a time; no file appears that is not whole."""
+    root.mkdir(parents=True, exist_ok=True)
+    with lock(root / ".download.lock", DOWNLOAD_SECONDS):
+        with suppress(RuntimeError):
+            make(root, download=False)
+            return  # another process has been here
+        with TemporaryDirectory(prefix=".download-", dir=root) as apart:
+            make(apart, download=True)
+            for path in sorted(Path(apart).rglob("*")):
+                target = root / path.relative_to(apart)
+                if path.is_dir():
+                    target.mkdir(exist_ok=True)
+                else:
+                    path.replace(target)
 
 
 def _npz(path: Path, split: Split) -> Dataset:

@@ -1,5 +1,6 @@
 """Which device to use, and how to compile for it."""
 
+import platform
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ def pick(device: Device) -> torch.device:
         InputError: CUDA is asked for and absent.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda is asked for, but torch finds none: use auto or cpu")
+        raise InputError(f"device cuda is asked for, but torch finds none on {platform.node()}: use --device cpu")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -3,9 +3,14 @@
 import os
 from pathlib import Path
 
+import filelock
+
 from ebsc.errors import InputError
 
-__all__ = ["make_folder", "write_whole"]
+__all__ = ["lock", "make_folder", "write_whole"]
+
+REQUEUED = 180.0
+"""Seconds for which a requeued job waits for a lock: a file server keeps that of a dead node for its lease."""
 
 
 def make_folder(folder: Path, what: str) -> None:
@@ -37,8 +42,34 @@ def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.touch(mode)
-        part.write_bytes(data)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a node that dies may leave the new name with nothing behind it
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def lock(path: Path, seconds: float = 0.0) -> filelock.BaseFileLock:
+    """Hold the lock of this file; the kernel drops it when the process ends, however it ends.
+
+    Args:
+        path: the file; made where it is absent.
+        seconds: to wait for whoever holds it; a job that SLURM has requeued waits :data:`REQUEUED` at least.
+
+    Raises:
+        filelock.Timeout: another process holds it.
+        InputError: it cannot be locked, as on a file system without locks.
+    """
+    held = filelock.FileLock(path, fallback_to_soft=False, thread_local=False)
+    requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    try:
+        held.acquire(timeout=max(seconds, REQUEUED) if requeued else seconds)
+    except filelock.Timeout:
+        raise
+    except OSError as error:
+        why = f"{error.strerror or error}; the file system must have locks, on Lustre by mounting it with -o flock"
+        raise InputError(f"{path} cannot be locked: {why}") from error
+    return held

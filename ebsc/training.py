@@ -34,6 +34,7 @@ __all__ = [
     "denoising_error",
     "fit",
     "noisy_batches",
+    "share",
 ]
 
 
@@ -181,6 +182,19 @@ def classification(classifier: nn.Module, levels: int) -> Objective:
     return loss
 
 
+def share(batch: int, processes: int | None = None) -> int:
+    """Images of a batch that each of so many processes takes; by default each of those of this group.
+
+    Raises:
+        InputError: they cannot be shared equally.
+    """
+    if processes is None:
+        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if batch % processes:
+        raise InputError(f"a batch of {batch} images cannot be shared equally by {processes} processes")
+    return batch // processes
+
+
 class Trainer:
     """Minimises an objective over a module's parameters, in place, a step at a time.
 
@@ -212,11 +226,9 @@ class Trainer:
         if not data.on_lattice:
             raise InputError(f"{data.name}: training needs images on the lattice {{0..{data.levels}}}")
         spread = torch.distributed.is_initialized()
-        rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if spread else (0, 1)
-        if schedule.batch % world:
-            raise InputError(f"a batch of {schedule.batch} images cannot be shared equally by {world} processes")
-        share = schedule.batch // world
-        self._rows = slice(rank * share, (rank + 1) * share)
+        own = share(schedule.batch)
+        rank = torch.distributed.get_rank() if spread else 0
+        self._rows = slice(rank * own, (rank + 1) * own)
         self._spread = spread
         self.step = 0
         self.whole = True

@@ -100,6 +100,8 @@ class Attack:
 
     def run(self) -> None:
         """Attack here, or hand the job to a cluster."""
+        if self.cluster == "slurm" and not self.slurm.depends:  # what would otherwise be said after the queue
+            certification(self.run_folder)
         dispatch([self], self.cluster, self.slurm, self.folder)
 
     @property
@@ -184,7 +186,7 @@ class _Evaluation:
     """One attack on a run: stage after stage, a stage being one radius, or each image's own."""
 
     def __init__(self, attack: Attack, question: dict[str, Any], net: Ebsc, chosen: Dataset, rows: np.ndarray) -> None:
-        device = pick(attack.device)
+        device = pick(attack.slurm.device(attack.device, attack.cluster))
         self._attack, self._chosen, self._rows = attack, chosen, rows
         self._sigma = question["sigma"]
         self._seeds = np.atleast_1d(question["seed"]).tolist()

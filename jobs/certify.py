@@ -151,6 +151,8 @@ class Certify:
 
     def run(self) -> None:
         """Certify here, or hand the job to a cluster."""
+        if self.cluster == "slurm" and not self.slurm.depends:  # what would otherwise be said after the queue
+            data.check_name(self._data(load_model(self.model, self.allow)[1]))
         dispatch([self], "here" if self.cluster == "allocation" else self.cluster, self.slurm, self.folder)
 
     @cached_property
@@ -174,7 +176,7 @@ class Certify:
 
     def _certify(self) -> None:
         if self.workers == 0:
-            pick(self.device)  # says before anything is written that there is no such device
+            pick(self._device)  # says before anything is written that there is no such device
         net, spec = load_model(self.model, self.allow)
         if self._walk:
             check(net.plain() if self.plain else net)
@@ -215,6 +217,10 @@ class Certify:
         data_name = Path(self._data(spec)).stem
         vote = "-plain" * self.plain + f"-walk{self.walk.steps}" * (self._walk is not None)
         return f"{self.model.resolve().name}{vote}-{data_name}-{self.budget}-n{self.n}"
+
+    @property
+    def _device(self) -> Device:
+        return self.slurm.device(self.device, self.cluster) if self.workers == 0 else self.device
 
     @property
     def _walk(self) -> Walk | None:
@@ -288,7 +294,7 @@ class Certify:
             walk=self._walk,
             images=chosen.images,
             levels=chosen.levels,
-            device=self.device,
+            device=self._device,
             precision=self.precision,
             batch=self.batch,
             compiled=self.compile,

@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
+from ebsc.device import Device
 from ebsc.errors import EbscError, InputError, RunError, one_line
 from ebsc.files import make_folder, write_whole
 from jobs.states import ask, states, table, wait
@@ -33,6 +34,8 @@ GRACE = 900.0
 
 _PYTHON = f"""sh -c 'trap "" TERM USR2; exec "$0" "$@"' {shlex.quote(sys.executable)}"""
 """Python with signals ignored until it listens: they would end the job as failed, and it would not be queued again."""
+
+_KEPT = ("SBATCH_", "SLURM_CONF", "SLURM_CLUSTERS")
 
 # sbatch's own options that no option of ours covers, from its manual page
 _SBATCH = """
@@ -57,11 +60,11 @@ class Slurm:
         nodes: Nodes of one job.
         gpus: GPUs on each node.
         tasks: Processes on each node. Default: one for each GPU of a training, else one.
-        cpus: CPUs of each process.
+        cpus: CPUs of each process. Default: one for each of its GPUs, at least one.
         memory: Memory on each node, in GB. Default: SLURM's own.
         time: Time limit, in minutes. A job that reaches it is requeued and goes on.
         constraint: Features that nodes must have.
-        gres: Other generic resources, as `--gres` of sbatch.
+        gres: Generic resources, as `--gres` of sbatch; `gpu:a100:4` counts as 4 GPUs.
         setup: Shell lines to run before the job, for example `"module load cuda"`.
         sbatch: Further parameters of sbatch, as key=value; a wrong key is answered with the list.
         parallel: Tasks of a sweep that run at a time.
@@ -77,7 +80,7 @@ class Slurm:
     nodes: int = 1
     gpus: int = 0
     tasks: int | None = None
-    cpus: int = 1
+    cpus: int | None = None
     memory: float | None = None
     time: int = 60
     constraint: str | None = None
@@ -91,12 +94,33 @@ class Slurm:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        tasks = 1 if self.tasks is None else self.tasks
-        if min(self.nodes, tasks, self.cpus, self.time, self.parallel, self.signal) < 1:
+        some = (number for number in (self.tasks, self.cpus) if number is not None)
+        if min(self.nodes, self.time, self.parallel, self.signal, *some) < 1:
             raise InputError("nodes, tasks, cpus, time, parallel and signal must be at least 1")
+        if self.signal >= 60 * self.time:
+            raise InputError(f"a signal {self.signal} s before the end comes too early for a job of {self.time} min")
         if self.gpus < 0 or self.requeues < 0 or (self.memory is not None and self.memory <= 0):
             raise InputError("gpus and requeues must not be negative, memory must be positive")
         self.extra()
+
+    @property
+    def all_gpus(self) -> int:
+        """GPUs on each node, by --gpus or by --gres.
+
+        >>> Slurm(gres="gpu:a100:4,nvme:1").all_gpus
+        4
+        """
+        kinds = [item.split(":") for item in (self.gres or "").split(",")]
+        return self.gpus or sum(int(kind[-1]) if kind[-1].isdecimal() else 1 for kind in kinds if kind[0] == "gpu")
+
+    def device(self, asked: Device, cluster: str) -> Device:
+        """The device of a command: where GPUs were asked for, torch must find them."""
+        return "cuda" if asked == "auto" and cluster == "slurm" and self.all_gpus else asked
+
+    @property
+    def depends(self) -> bool:
+        """Whether the job begins after others, whose files may not be there yet."""
+        return any(item.removeprefix("--").startswith("dependency") for item in self.sbatch)
 
     def one_process(self, command: str, *, on_each_node: bool = False) -> None:
         """Raise :class:`InputError` where more processes are asked for than the command is."""
@@ -121,6 +145,7 @@ class Slurm:
 
     def parameters(self, name: str, tasks: int) -> dict[str, Any]:
         """As submitit takes them."""
+        cpus = self.cpus or max(1, self.all_gpus // tasks)
         optional = {
             "slurm_partition": self.partition,
             "slurm_account": self.account,
@@ -136,12 +161,13 @@ class Slurm:
             "timeout_min": self.time,
             "nodes": self.nodes,
             "tasks_per_node": tasks,
-            "cpus_per_task": self.cpus,
+            "cpus_per_task": cpus,
             "slurm_signal_delay_s": self.signal,
             "slurm_array_parallelism": self.parallel,
             # a node that dies takes its job back to the queue, and a dead task does not leave the others waiting
             "slurm_additional_parameters": {"requeue": True, **self.extra()},
-            "slurm_srun_args": ["--kill-on-bad-exit=1"],
+            # srun takes neither from a job by itself: from SLURM 22.05 to 23.02 no CPUs, after --export no environment
+            "slurm_srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--export=ALL"],
         }
 
 
@@ -172,7 +198,7 @@ class Job:
 
     def __call__(self) -> None:
         """Carry the command out."""
-        if "SLURM_PROCID" in os.environ:
+        if _in_a_step():
             self.heed()
         elif os.environ.get("SUBMITIT_EXECUTOR") == "local":
             signal.signal(signal.SIGTERM, self._end)
@@ -255,11 +281,19 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
         print(sbatch_text(executor, len(commands)))
         return []
     make_folder(folder, "folder")
+    wanted = list(commands)
+    for state in states([command.folder for command in commands]):
+        if state.job and state.active:
+            print(f"{state.folder}: job {state.job} is {state.state.lower()} already")
+            commands = [command for command in commands if command.folder != state.folder]
+    if not commands:
+        return [command.folder for command in wanted]
     jobs: list[Any] = []
     try:
-        # from inside a job too, but its SLURM_CONF says which cluster
-        keep = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
-        with submitit.helpers.clean_env(), executor.batch():
+        # from inside a job too, which hands nothing on but what its user may have set: which cluster, which account
+        keep = {name: os.environ[name] for name in os.environ if name.startswith(_KEPT)}
+        inside = "SLURM_JOB_ID" in os.environ
+        with submitit.helpers.clean_env() if inside else nullcontext(), executor.batch():
             os.environ |= keep
             jobs += [executor.submit(Job(command)) for command in commands]
     except (submitit.core.utils.FailedJobError, OSError) as error:
@@ -276,7 +310,7 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
     numbers = [job.job_id for job in jobs]
     stop = f"scancel {numbers[0].split('_')[0]}" if cluster == "slurm" else f"kill {' '.join(numbers)}"
     print(f"see them with: ebsc jobs {shlex.quote(str(folder))}; stop them with: {stop}")
-    return [command.folder for command in commands]
+    return [command.folder for command in wanted]
 
 
 def sbatch_text(executor: Any, count: int) -> str:
@@ -298,7 +332,7 @@ def _carry_out(command: Command) -> None:
         subprocess.run(["scontrol", "requeue", _number()], timeout=60, check=True)
         sys.exit(128 + signum)
 
-    if "SLURM_PROCID" in os.environ and "SUBMITIT_EXECUTOR" not in os.environ:
+    if _in_a_step() and "SUBMITIT_EXECUTOR" not in os.environ:
         signal.signal(signal.SIGUSR2, requeue)
         job.heed()
     try:
@@ -306,6 +340,11 @@ def _carry_out(command: Command) -> None:
     except KeyboardInterrupt:
         job.save()
         raise
+
+
+def _in_a_step() -> bool:
+    """Whether SLURM runs this process, with nobody at its terminal: then a signal is SLURM's."""
+    return "SLURM_PROCID" in os.environ and not (sys.stdin and sys.stdin.isatty())
 
 
 def _aside(save: Callable[[], None]) -> None:
@@ -345,7 +384,8 @@ def _number() -> str:
 def processes(device: torch.device) -> Iterator[None]:
     """The process group of this training: that of ``torchrun``, that of the tasks of a SLURM step, or none."""
     if "RANK" not in os.environ:
-        if int(os.environ.get("SLURM_NTASKS", 1)) == 1 or "SLURM_PROCID" not in os.environ:
+        # not SLURM_NTASKS: in a script or a shell of an allocation that is the number of tasks of a step to come
+        if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:
             yield
             return
         from submitit.helpers import TorchDistributedEnvironment

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -51,9 +51,14 @@ class State:
     log: str
 
     @property
+    def active(self) -> bool:
+        """Whether it waits or runs."""
+        return self.state in _ACTIVE
+
+    @property
     def over(self) -> bool:
         """Whether nothing more will come."""
-        return self.state not in _ACTIVE and self.state != "UNKNOWN"
+        return not self.active and self.state != "UNKNOWN"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +99,7 @@ def table(found: Sequence[State]) -> str:
     rows = [[s.folder, s.state.lower(), s.progress, s.figures, s.job, s.where, s.log] for s in found]
     text = tabulate(rows, ["run", "state", "done", "last figures", "job", "where", "log"], disable_numparse=True)
     for state in found:
-        if state.over and state.state != "COMPLETED" and (said := _last_words(Path(state.log))):
+        if state.over and state.state != "COMPLETED" and state.log and (said := _last_words(Path(state.log))):
             text += f"\n{state.folder}: {said}"
     return text
 
@@ -108,7 +113,11 @@ def wait(folders: Sequence[Path]) -> None:
     before: dict[Path, str] = {}
     over = 0
     while over < 2:  # a job on its way back to the queue looks failed for a moment
-        found = states(folders)
+        # SLURM may not answer; and without accounts, it forgets a job some minutes after its end
+        found = [
+            replace(state, state=before.get(state.folder, state.state)) if state.state == "UNKNOWN" else state
+            for state in states(folders)
+        ]
         for state in found:
             if before.get(state.folder) != state.state:
                 before[state.folder] = state.state
@@ -181,13 +190,12 @@ def _ticket(folder: Path) -> dict:
 
 
 def _last_words(log: Path) -> str:
-    """The last line of a log that is not from a wrapper around our process."""
-    try:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    except OSError:
-        return ""
-    ours = [line for line in lines if line and not line.startswith(("srun:", "slurmstepd:"))]
-    return ours[-1] if ours else ""
+    """The last line of a job's log that is not from a wrapper around our process: an error, if any process had one."""
+    said = []
+    for path in sorted(log.parent.glob(log.name.replace("_0_log.err", "_*_log.err"))):
+        lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
+        said += [line for line in lines if line and not line.startswith(("srun:", "slurmstepd:"))][-1:]
+    return next((line for line in said if "Error" in line), said[0] if said else "")
 
 
 def _slurm(jobs: Sequence[str]) -> dict[str, tuple[str, str]]:

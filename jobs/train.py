@@ -204,7 +204,17 @@ class Train:
             replace(point._follow(self, sweep_names(self.sweep)), out=self._base / label, sweep=())
             for label, point in parse_sweep(replace(asked, out=None), self.sweep).items()
         ] or [asked]
+        if self.cluster == "slurm":
+            for point in points:
+                point._check()
         dispatch(points, self.cluster, self.slurm, self._base)
+
+    def _check(self) -> None:
+        """What would otherwise be said after the queue."""
+        data.check_name(self.data)
+        training.share(self.head.batch, self.slurm.nodes * self.tasks)
+        if self.start_from and not self.slurm.depends:
+            load_model(self.start_from, self.allow)
 
     @property
     def folder(self) -> Path:
@@ -214,11 +224,11 @@ class Train:
     @property
     def tasks(self) -> int:
         """Processes on each node of a SLURM job."""
-        return self.slurm.tasks or max(1, self.slurm.gpus)
+        return self.slurm.tasks or max(1, self.slurm.all_gpus)
 
     def here(self, hold: Hold) -> None:
         """Train in this process, which may be one of several."""
-        device = pick(self.device)
+        device = pick(self.slurm.device(self.device, self.cluster))
         with processes(device):
             self._train(device, hold)
 
@@ -234,6 +244,7 @@ class Train:
             )
         train, held = self._split(whole)
         taught, examined = self._taught(train), held and self._taught(held)
+        training.share(self.head.batch)  # not after hours of training an energy
         start = load_model(self.start_from, self.allow) if self.start_from else None
         spec, net = self._build(whole, start)
         config = {

@@ -1,8 +1,12 @@
 """What SLURM gave a task, as its environment says. Ray over real allocations is tested in tests/slurm."""
 
 import os
+import socket
+import tempfile
+from pathlib import Path
 
 import pytest
+import ray
 
 from cluster import allocation
 from cluster.allocation import Allocation, ray_across
@@ -12,7 +16,7 @@ STEP = {
     "SLURM_JOB_ID": "77",
     "SLURM_PROCID": "1",
     "SLURM_NODEID": "1",
-    "SLURM_NTASKS": "2",
+    "SLURM_STEP_NUM_TASKS": "2",
     "SLURM_JOB_NUM_NODES": "2",
     "SLURM_CPUS_ON_NODE": "16",
 }
@@ -65,15 +69,46 @@ def test_what_slurm_does_not_say_is_taken_from_what_it_says(step, changes, field
     "changes",
     [
         {"SLURM_PROCID": None},  # the batch script itself
-        {"SLURM_NTASKS": "4"},
-        {"SLURM_NTASKS": "1"},
-        {"SLURM_NTASKS": None},
+        {"SLURM_STEP_NUM_TASKS": "4"},
+        {"SLURM_STEP_NUM_TASKS": "1"},
+        {"SLURM_STEP_NUM_TASKS": None, "SLURM_NTASKS": "2"},  # a script or a shell with room for such a step
     ],
 )
 def test_a_step_without_one_task_on_each_node_is_refused(step, changes):
     step(**changes)
     with pytest.raises(RunError, match="use srun --ntasks-per-node=1"):
         Allocation.here()
+
+
+def test_ray_has_room_for_the_names_of_its_sockets(monkeypatch):
+    for folder, below in (("/scratch/me", "/scratch/me"), ("/localscratch/someuser.12345678.0", "/tmp")):
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        assert allocation._scratch("ebsc-12345678-0") == Path(below) / "ebsc-12345678-0"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "looked_up", "found"),
+    [(1, "127.0.1.1", "127.0.0.1"), (2, "10.0.0.7", "10.0.0.7"), (2, "127.0.1.1", None), (2, OSError(), None)],
+)
+def test_a_head_that_knows_itself_by_no_other_address_is_looked_up(monkeypatch, nodes, looked_up, found):
+    def look_up(name):
+        assert name == "n7"
+        if isinstance(looked_up, OSError):
+            raise looked_up
+        return looked_up
+
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(socket, "gethostbyname", look_up)
+    if found:
+        assert allocation._address(nodes) == found
+    else:
+        with pytest.raises(RunError, match=r"at 127\.\S+ only: n7 must be a name of an address"):
+            allocation._address(nodes)
+
+
+def test_a_node_names_itself_in_the_network_of_the_head():
+    assert allocation._towards("127.0.0.1") == "127.0.0.1"
 
 
 def test_a_node_that_never_hears_of_the_head_says_so(tmp_path, monkeypatch):

@@ -46,16 +46,25 @@ def opened(monkeypatch, connected=True):
 @pytest.mark.parametrize(
     ("device", "gpus", "found"),
     [
-        ("auto", None, ("auto", {"cpus": 1, "gpus": 1.0})),
+        ("auto", None, ("cuda", {"cpus": 1, "gpus": 1.0})),
         ("auto", 0, ("cpu", {"cpus": 1, "gpus": 0})),
-        ("auto", 0.5, ("auto", {"cpus": 1, "gpus": 0.5})),
+        ("auto", 0.5, ("cuda", {"cpus": 1, "gpus": 0.5})),
         ("cpu", None, ("cpu", {"cpus": 1, "gpus": 0.0})),
         ("cuda", 0, ("cuda", {"cpus": 1, "gpus": 0})),
     ],
 )
-def test_workers_without_a_gpu_of_their_own_take_none(monkeypatch, device, gpus, found):
+def test_workers_are_all_of_one_kind(monkeypatch, device, gpus, found):
     with opened(monkeypatch), session.open_pool(Assignment(device), gpus=gpus) as (taken, workers, resources):
         assert ((taken, resources), workers) == (found, None)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "said"), [(1, ""), (4, "1 GPUs stay idle: each of 1 workers wants {'CPU': 4, 'GPU': 1.0}")]
+)
+def test_gpus_that_stay_idle_are_said(monkeypatch, capsys, cpus, said):
+    with opened(monkeypatch), session.open_pool(Assignment(), cpus=cpus):
+        pass
+    assert capsys.readouterr().err.strip() == said
 
 
 def test_a_worker_that_no_single_node_has_room_for_is_refused(monkeypatch):

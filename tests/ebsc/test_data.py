@@ -1,5 +1,8 @@
 """Data sets: what comes out of the known names and of a user's own file, and what is refused in one line."""
 
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +59,36 @@ def test_mnist_that_is_not_there_is_refused_with_what_to_put_where(tmp_path, mon
         data.load("mnist", "test", tmp_path)
     assert str(tmp_path / "MNIST" / "raw") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_processes_that_want_the_same_data_download_it_once(tmp_path, monkeypatch):
+    downloads = []
+
+    def download(self):
+        downloads.append(self.root)
+        Path(self.raw_folder).mkdir(parents=True)
+        for file in (MNIST / "MNIST" / "raw").glob("*ubyte"):
+            time.sleep(0.02)
+            shutil.copy(file, self.raw_folder)
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: data.load("mnist", "test", tmp_path / "new"), range(4)))
+    assert [len(part.labels) for part in found] == [10_000] * 4
+    assert len(downloads) == 1
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"MNIST", ".download.lock"}
+
+
+def test_a_download_that_is_killed_leaves_no_file_that_is_not_whole(tmp_path, monkeypatch):
+    def download(self):
+        Path(self.raw_folder).mkdir(parents=True)
+        Path(self.raw_folder, "train-images-idx3-ubyte").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
+    with pytest.raises(KeyboardInterrupt):
+        data.load("mnist", "test", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".download.lock"]
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones_named():

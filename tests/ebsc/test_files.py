@@ -1,12 +1,16 @@
 """Files appear whole or not at all, and trying a folder out leaves no trace."""
 
+import errno
+import fcntl
 import os
+import threading
 from pathlib import Path
 
+import filelock
 import pytest
 
 from ebsc.errors import InputError
-from ebsc.files import make_folder, write_whole
+from ebsc.files import lock, make_folder, write_whole
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -19,16 +23,15 @@ def test_a_file_is_written_and_replaced(tmp_path):
     assert contents(tmp_path) == {"a": b"three"}
 
 
-@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+@pytest.mark.parametrize(("owner", "step"), [(Path, "touch"), (os, "fsync"), (Path, "replace")])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_write_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path, monkeypatch, step, error):
+def test_a_write_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path, monkeypatch, owner, step, error):
     (tmp_path / "a").write_bytes(b"one")
 
-    def fail(path, argument):
-        path.touch()
+    def fail(*words):
         raise error
 
-    monkeypatch.setattr(Path, step, fail)
+    monkeypatch.setattr(owner, step, fail)
     with pytest.raises(type(error)):
         write_whole(tmp_path / "a", b"three")
     assert contents(tmp_path) == {"a": b"one"}
@@ -50,6 +53,32 @@ def test_what_is_no_ordinary_file_is_written_to_and_stays(tmp_path):
         write_whole(tmp_path, b"three")
 
 
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(os, "fsync", lambda file: steps.append(os.fstat(file).st_size))
+    monkeypatch.setattr(Path, "replace", lambda part, path: steps.append(path.name))
+    write_whole(tmp_path / "a", b"three")
+    assert steps == [5, "a"]
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InputError, match=r"lock cannot be locked: Function not implemented; .* -o flock"):
+        lock(tmp_path / "lock")
+
+
+def test_a_requeued_job_waits_for_the_lock_of_the_node_that_died(tmp_path, monkeypatch):
+    held = lock(tmp_path / "lock")
+    with pytest.raises(filelock.Timeout):
+        lock(tmp_path / "lock")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    threading.Timer(0.1, held.release).start()
+    lock(tmp_path / "lock").release()
+
+
 def test_a_folder_is_made_with_those_above_it_and_is_empty(tmp_path):
     make_folder(tmp_path / "a" / "b", "model folder")
     make_folder(tmp_path / "a" / "b", "model folder")
@@ -69,9 +98,9 @@ def test_a_folder_that_cannot_be_made_or_written_to_is_refused_by_name(tmp_path,
         with pytest.raises(InputError, match=f"cannot write the model folder {folder}: "):
             make_folder(folder, "model folder")
 
-    def read_only(path, data):
+    def read_only(path, mode):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Path, "write_bytes", read_only)
+    monkeypatch.setattr(Path, "touch", read_only)
     with pytest.raises(InputError, match="Read-only file system"):
         make_folder(tmp_path, "model folder")

@@ -44,9 +44,22 @@ ALL = """--partition gpu --account me --qos high --nodes 2 --gpus 4 --tasks 3 --
     --constraint a100|h100 --gres fs:1 --parallel 3 --signal 60 --requeues 4 --sbatch reservation=night exclusive
     exclude=n1,n2 mail-type=END""".split()  # noqa: SIM905
 TEXTS = {
-    "training": ["train", *QUICK, *ALL, "--setup", "module load cuda", "export A=1"],
+    "training": ["train", *QUICK, "--head.batch", 12, *ALL, "--setup", "module load cuda", "export A=1"],
     "sweep": ["train", *QUICK, "--gpus", 2, "--sweep", "sigma=0.25,0.5", "energy.steps=3,4,5", "--parallel", 4],
-    "certification": ["certify", "model", "--nodes", 3, "--gpus", 8, "--cpus", 16, "--memory", 100, "--time", 30],
+    "certification": [
+        "certify",
+        "ebsc-mnist-0.25",
+        "--nodes",
+        3,
+        "--gpus",
+        8,
+        "--cpus",
+        16,
+        "--memory",
+        100,
+        "--time",
+        30,
+    ],
 }
 
 
@@ -112,16 +125,70 @@ def test_parameters_of_sbatch_may_have_equals_signs_in_their_values():
     ("options", "message"),
     [({name: 0}, "must be at least 1") for name in ("nodes", "tasks", "cpus", "time", "parallel", "signal")]
     + [({name: -1}, "must not be negative") for name in ("gpus", "requeues")]
-    + [({"memory": memory}, "memory must be positive") for memory in (0.0, -1.0)],
+    + [({"memory": memory}, "memory must be positive") for memory in (0.0, -1.0)]
+    + [({"time": 2, "signal": 120}, "a signal 120 s before the end comes too early for a job of 2 min")],
 )
 def test_what_cannot_be_asked_for_is_refused(options, message):
     with pytest.raises(InputError, match=message):
         Slurm(**options)
 
 
-@pytest.mark.parametrize(("options", "tasks"), [({}, 1), ({"gpus": 4}, 4), ({"gpus": 4, "tasks": 2}, 2)])
+@pytest.mark.parametrize(
+    ("options", "tasks"),
+    [
+        *[({}, 1), ({"gpus": 4}, 4), ({"gpus": 4, "tasks": 2}, 2)],
+        *[({"gres": gres}, 2) for gres in ("gpu:2", "gpu:a100:2", "nvme:4,gpu:a100,gpu:v100")],
+        *[({"gres": gres}, 1) for gres in ("gpu", "gpu:a100", "nvme:4")],
+    ],
+)
 def test_a_training_has_a_process_for_each_gpu_unless_told_otherwise(options, tasks):
     assert Train(slurm=Slurm(**options)).tasks == tasks
+
+
+@pytest.mark.parametrize(
+    ("options", "tasks", "cpus"), [({}, 1, 1), ({"gpus": 8}, 1, 8), ({"gpus": 8}, 8, 1), ({"gpus": 8, "cpus": 2}, 1, 2)]
+)
+def test_there_are_cpus_for_a_worker_on_each_gpu(options, tasks, cpus):
+    assert Slurm(**options).parameters("a", tasks)["cpus_per_task"] == cpus
+
+
+def test_a_gpu_that_was_asked_for_is_never_a_cpu():
+    asked = Slurm(gpus=1)
+    assert [asked.device("auto", "slurm"), asked.device("cpu", "slurm"), asked.device("auto", "here")] == [
+        *["cuda", "cpu", "auto"]
+    ]
+    assert Slurm().device("auto", "slurm") == "auto"
+
+
+@pytest.mark.usefixtures("slurm")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--data", "minst"], "unknown data set 'minst'"),
+        (["train", "--nodes", 3], "a batch of 128 images cannot be shared equally by 3 processes"),
+        (["train", "--start-from", "no-such-model"], "no-such-model"),
+        (["certify", "no-such-model"], "no-such-model"),
+        (["certify", "ebsc-mnist-0.25", "--data", "minst"], "unknown data set 'minst'"),
+        (["attack", "no-such-run"], "no-such-run is not a run folder"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_queue(tmp_path, words, said):
+    words = [*words, "-o", tmp_path / "a", "--cluster", "slurm"]
+    result = tiny.cli(*words)
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    assert said in result.err
+    assert not (tmp_path / "a").exists()
+    if "no-such-" in said:  # a job before this one may make it
+        after = tiny.cli(*words, "--sbatch", "dependency=afterok:5")
+        assert (after.status, after.err) == (0, "")
+
+
+def test_a_batch_that_cannot_be_shared_is_said_before_the_energy_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    result = tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--head.batch", 3)
+    assert (result.status, result.err) == (2, "ebsc: a batch of 3 images cannot be shared equally by 2 processes\n")
+    assert not (tmp_path / "a").exists()
 
 
 # -- jobs -----------------------------------------------------------------------------------------------------------
@@ -214,9 +281,18 @@ def test_a_signal_of_slurm_while_python_ends_does_not_fail_what_is_done(started_
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
-@pytest.mark.parametrize("environment", [{}, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, {"SLURM_NTASKS": "2"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+        {"SLURM_NTASKS": "2"},
+        {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"},  # in a script or a shell, before any step
+        {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+    ],
+)
 def test_a_process_that_is_alone_needs_no_group(monkeypatch, environment):
-    for name in ("RANK", "SLURM_NTASKS", "SLURM_PROCID"):
+    for name in ("RANK", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -278,12 +354,40 @@ def test_a_sweep_is_an_array_with_a_ticket_for_each_point(tmp_path):
 @pytest.mark.usefixtures("slurm")
 def test_inside_of_a_job_the_new_one_is_its_own_but_of_the_same_cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", "/etc/mine.conf")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "me")
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     before = dict(os.environ)
     assert tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--cluster", "slurm").status == 0
     seen = (tmp_path / "environment").read_text().splitlines()
-    assert [line for line in seen if line.startswith("SLURM_")] == ["SLURM_CONF=/etc/mine.conf"]
+    of_slurm = sorted(line for line in seen if line.startswith(("SLURM_", "SBATCH_")))
+    assert of_slurm == ["SBATCH_ACCOUNT=me", "SLURM_CONF=/etc/mine.conf"]
     assert dict(os.environ) == before
+
+
+@pytest.mark.usefixtures("slurm")
+def test_outside_of_a_job_sbatch_sees_what_its_user_has_set(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
+    assert tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--cluster", "slurm").status == 0
+    assert "SLURM_TIME_FORMAT=relative" in (tmp_path / "environment").read_text().splitlines()
+
+
+def test_what_waits_or_runs_already_is_not_submitted_again(slurm, tmp_path):
+    slurm("squeue", "exit 1")
+    words = ["train", "-o", tmp_path / "a", *QUICK, "--cluster", "slurm", "--sweep"]
+    assert tiny.cli(*words, "head.seed=1,2").status == 0
+    slurm("squeue", "echo '77_0|RUNNING|n1|None'; echo '77_1|PENDING||Priority'")
+    slurm("sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 78"')
+    result = tiny.cli(*words, "head.seed=1,2,3")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.splitlines()[:2] == [
+        f"{tmp_path}/a/head.seed=1: job 77_0 is running already",
+        f"{tmp_path}/a/head.seed=2: job 77_1 is pending already",
+    ]
+    assert [ticket(tmp_path / "a" / f"head.seed={seed}")["job"] for seed in (1, 2, 3)] == ["77_0", "77_1", "78"]
+    (tmp_path / "script").unlink()
+    assert tiny.cli(*words, "head.seed=1,2").status == 0
+    assert not (tmp_path / "script").exists()
 
 
 def test_a_job_that_slurm_refuses_ends_with_status_2_and_its_words(slurm, tmp_path):
@@ -339,6 +443,13 @@ def test_a_job_on_its_way_back_to_the_queue_is_waited_for(slurm, tmp_path):
     result = tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--cluster", "slurm", "--wait")
     assert (result.status, result.err) == (0, "")
     assert said(result) == ["node_fail n1", "pending (BeginTime)", "node_fail n1", "completed n2"]
+
+
+def test_waiting_ends_where_slurm_forgets_what_is_over(slurm, tmp_path):
+    course(slurm, tmp_path, "77|RUNNING|n1|None\n", "77|TIMEOUT|n1|None\n", "")
+    result = tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--cluster", "slurm", "--wait")
+    assert (result.status, said(result)) == (1, ["running n1", "timeout n1"])
+    assert result.err == f"ebsc: 1 of 1 did not complete: {tmp_path}/a (timeout)\n"
 
 
 def test_waiting_for_a_sweep_ends_with_status_1_when_a_point_failed(slurm, tmp_path):

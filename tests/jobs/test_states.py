@@ -243,6 +243,16 @@ def test_a_failed_job_is_quoted_with_its_last_words(slurm, tmp_path):
     ]
 
 
+def test_the_last_words_are_those_of_the_process_that_failed(slurm, tmp_path):
+    slurm("1|FAILED|n1|None\n")
+    for process, line in enumerate(["training: 100%", "torch.OutOfMemoryError: CUDA out of memory", "warning"]):
+        (tmp_path / f"1_{process}_log.err").write_text(f"{line}\n")
+    training(tmp_path / "m", job="1", log=tmp_path / "1_0_log.err")
+    assert (
+        tiny.cli("jobs", tmp_path).out.splitlines()[-1] == f"{tmp_path}/m: torch.OutOfMemoryError: CUDA out of memory"
+    )
+
+
 # -- the command ----------------------------------------------------------------------------------------------------
 
 
