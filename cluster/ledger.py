@@ -129,7 +129,7 @@ class Ledger:
                 file.seek(start)
                 torn, end = file.read(end - start) + torn, start
         whole = end + torn.rfind(b"\n") + 1
-        torn = torn[torn.rfind(b"\n") + 1 :]
+        torn = torn[torn.rfind(b"\n") + 1 :].rstrip(b"\0")  # a file system may have kept the length and not the bytes
         if not _BEGIN.startswith(torn[: len(_BEGIN)]):
             raise InputError(f"{self._path} does not end in a ledger line: the file is damaged or foreign")
         return whole

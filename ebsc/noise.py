@@ -23,7 +23,7 @@ from torch import Tensor
 from ebsc.device import as_graph
 from ebsc.errors import InputError
 
-__all__ = ["BLOCK", "REFINEMENT", "Normals", "Stream", "box_muller", "check_seed", "perturb"]
+__all__ = ["BLOCK", "REFINEMENT", "Normals", "Stream", "box_muller", "check_exact", "check_seed", "perturb"]
 
 BLOCK = 128
 """Draws per generator."""
@@ -99,6 +99,12 @@ def box_muller(bits: Int32[Tensor, "2 half"]) -> Float32[Tensor, " twice_half"]:
     return torch.cat([r * t.cos(), r * t.sin()])
 
 
+def check_exact(sigma: float, levels: int) -> None:
+    """Raise :class:`InputError` where noise on the lattice would not be exact in float32: no normal here reaches 7."""
+    if levels * REFINEMENT * (1 + 7 * sigma) >= 2**24:
+        raise InputError(f"sigma {sigma:g} is too large for certificates on the lattice of {levels} levels")
+
+
 def perturb(
     images: Shaped[Tensor, "#batch *shape"], z: Float32[Tensor, "batch *shape"], sigma: float, levels: int
 ) -> Float[Tensor, "batch *shape"]:
@@ -118,7 +124,7 @@ def perturb(
     if images.dtype != torch.uint8:
         return images + sigma * z
     scale = levels * REFINEMENT
-    # Every term is an integer below 2**24, so exact in float32. The divisor is a tensor because a Python number would
-    # be turned into a multiplication by its rounded reciprocal on some devices.
+    # Every term is an integer below 2**24 (:func:`check_exact`), so exact in float32. The divisor is a tensor because a
+    # Python number would be turned into a multiplication by its rounded reciprocal on some devices.
     k = REFINEMENT * images.float() + torch.round((scale * sigma) * z)
     return k / torch.tensor(float(scale), device=z.device)

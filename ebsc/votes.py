@@ -13,7 +13,7 @@ from ebsc.campaign import Campaign, Unit
 from ebsc.device import as_graph
 from ebsc.errors import InputError, RunError, one_line
 from ebsc.model import Ebsc
-from ebsc.noise import BLOCK, Normals, Stream, perturb
+from ebsc.noise import BLOCK, Normals, Stream, check_exact, perturb
 from ebsc.walkjump import Walk, chain_votes, check
 
 __all__ = ["Precision", "Voter", "certify"]
@@ -72,6 +72,8 @@ class Voter:
             raise InputError(f"the micro-batch must be at least 1, not {batch}")
         if walk:
             check(model)
+        if images.dtype == np.uint8:
+            check_exact(model.sigma, levels)
         self.device = torch.device(device)
         self.n_classes = n_classes
         self.levels = levels

@@ -95,6 +95,18 @@ def test_a_damaged_line_in_the_middle_is_refused(tmp_path, line):
     assert tiny.files(tmp_path) == before
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"image": 4, "lo'])
+def test_zeros_that_a_power_failure_left_at_the_end_are_cut_off(tmp_path, torn):
+    fill(tmp_path, RECORDS[:2])
+    with (tmp_path / "ledger.jsonl").open("ab") as file:
+        file.write(torn + bytes(300))
+    with Ledger(tmp_path, CONFIG) as ledger:
+        assert without_seconds(ledger.read()) == RECORDS[:2]
+        ledger.append(RECORDS[2:], np.zeros(1))
+    with Ledger(tmp_path, CONFIG) as ledger:
+        assert without_seconds(ledger.read()) == RECORDS
+
+
 @pytest.mark.parametrize("text", [b"Dear diary,\ntoday\n", b"Dear diary, today", b"\x89PNG\r\n\x1a\n\x00\x00"])
 def test_a_foreign_file_is_refused_and_left_alone(tmp_path, text):
     fill(tmp_path)

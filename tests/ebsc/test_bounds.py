@@ -5,6 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import betainc, betaincc
 
 from ebsc.bounds import (
     clopper_pearson_lower,
@@ -35,6 +36,21 @@ def test_at_the_bound_the_tail_is_alpha(k, n, alpha):
         assert stats.binom.sf(k - 1, n, float(clopper_pearson_lower(k, n, alpha))) == pytest.approx(alpha, rel=1e-6)
     if k < n:
         assert stats.binom.cdf(k, n, float(clopper_pearson_upper(k, n, alpha))) == pytest.approx(alpha, rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.0005, 1e-5, 1e-6])
+@pytest.mark.parametrize("n", [10**4, 10**6, 10**8, 2 * 10**9])
+def test_at_every_bound_of_many_draws_the_tail_is_alpha(n, alpha):
+    few = np.arange(2000.0)  # scipy 1.17 is wrong at 999
+    tail = betainc(n - few, few + 1, clopper_pearson_lower(n - few, n, alpha))
+    np.testing.assert_allclose(tail, alpha, rtol=1e-6)
+    tail = betaincc(few + 1, n - few, clopper_pearson_upper(few, n, alpha))
+    np.testing.assert_allclose(tail, alpha, rtol=1e-6)
+
+
+def test_no_level_makes_a_radius_infinite():
+    assert np.isfinite(radius(clopper_pearson_lower(200, 200, 1 - 1e-16), 1.0))
+    assert clopper_pearson_upper(0, 200, 1 - 1e-16) > 0
 
 
 @pytest.mark.parametrize("n", [1, 7, 100])

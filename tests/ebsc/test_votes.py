@@ -94,6 +94,14 @@ def test_images_that_the_model_does_not_take_are_refused():
             Voter(model(), pixels, levels=16, n_classes=10)
 
 
+def test_noise_that_would_not_be_exact_is_refused_on_the_lattice_alone():
+    net = Ebsc(model().denoiser, model().classifier, 700.0)
+    off = data.load("digits", "test").off_lattice().images[:3]
+    Voter(net, off, levels=255, n_classes=10)
+    with pytest.raises(InputError, match="sigma 700 is too large"):
+        Voter(net, images(), levels=255, n_classes=10)
+
+
 def test_a_micro_batch_of_none_is_refused():
     with pytest.raises(InputError, match="micro-batch"):
         Voter(model(), images(), levels=16, n_classes=10, batch=0)
