@@ -128,11 +128,10 @@ class Ledger:
                 start = max(0, end - _TAIL)
                 file.seek(start)
                 torn, end = file.read(end - start) + torn, start
-        whole = end + torn.rfind(b"\n") + 1
-        torn = torn[torn.rfind(b"\n") + 1 :]
-        if not _BEGIN.startswith(torn[: len(_BEGIN)]):
+        line = torn.rfind(b"\n") + 1
+        if not _BEGIN.startswith(torn[line : line + len(_BEGIN)]):
             raise InputError(f"{self._path} does not end in a ledger line: the file is damaged or foreign")
-        return whole
+        return end + line
 
 
 def recorded(folder: str | Path) -> Iterator[Record]:
