@@ -1,17 +1,17 @@
 """The driver: campaign -> units -> workers -> counts -> campaign, until every image is settled."""
 
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, inf
 
 import numpy as np
 
+from cluster.faults import Faults
 from cluster.ledger import Ledger
 from cluster.pool import DEPTH, Pool, Reply
 from ebsc.campaign import Campaign, Unit
-from ebsc.errors import RunError, one_line
 
 __all__ = ["Driver", "Status"]
 
@@ -34,13 +34,6 @@ LAST_UNITS = 8
 STRAGGLER, SHORT = 2.0, 1.0
 """An idle worker with nothing else to do takes over a unit that is out for this many times what it would need; units
 that need less than so many seconds are taken to need them."""
-
-HELD_BACK = 4 * UNIT_SECONDS
-"""Seconds for which a unit that failed waits for a worker that counts others."""
-
-PATIENCE = 3
-"""Failures of one unit that stop the run; failures in a row after which a worker is replaced; and how often all workers
-may be lost with no unit counted between."""
 
 RATE_OVER = 60.0
 """Seconds over which the rate is measured: workers come and go, and take their time to start."""
@@ -107,15 +100,9 @@ class Driver:
         self._clock = clock
         self._out: dict[int, _Flight] = {}
         self._again: deque[tuple[float, Unit]] = deque()
-        self._failed_on: defaultdict[int, list[int]] = defaultdict(list)
-        self._in_a_row: Counter[int] = Counter()
-        self._retired: set[int] = set()
-        self._deaths: Counter[int] = Counter()
-        self._losses = self._crew = 0
+        self._faults = Faults()
         self.resent = 0
-        self._note = ""
         self._speed: dict[int, float] = {}
-        self._batch: dict[int, int] = {}
         self._goal, self._estimated = inf, -inf
         self._seconds = np.zeros(len(campaign.labels))
 
@@ -123,11 +110,11 @@ class Driver:
         """Count until every image is settled.
 
         Raises:
-            RunError: a unit failed :data:`PATIENCE` times, or workers are lost again and again. The ledger is whole.
+            RunError: a unit fails, or workers are lost, again and again: :mod:`cluster.faults`. The ledger is whole.
         """
         marks, reported = deque([(self._clock(), self.campaign.draws)]), 0.0
         while not self.campaign.done:
-            self._crew = max(self._crew if self._losses else 0, len(self.pool))
+            self._faults.present(len(self.pool))
             self._send()
             answers = [self._receive(reply) for reply in self.pool.wait(1.0, self._settle)]
             self._record(self.campaign.merge_all([answer for answer in answers if answer]))
@@ -159,7 +146,7 @@ class Driver:
             seconds_left=left,
             workers=len(self.pool),
             resent=self.resent,
-            note=self._note,
+            note=self._faults.note,
         )
 
     def _estimate(self, now: float) -> None:
@@ -193,12 +180,10 @@ class Driver:
         self.pool.send(worker, unit)
 
     def _returned(self, worker: int) -> Unit | None:
-        """A unit to be sent again; one that failed is for workers that count others, while there are any."""
+        """The first unit to be sent again that this worker may have."""
+        now = self._clock()
         for place, (since, unit) in enumerate(self._again):
-            failed_on = {*self._failed_on.get(unit.number, ())}
-            able = self._speed.keys() - failed_on
-            untried = worker not in failed_on or len(failed_on) >= len(self.pool)
-            if not failed_on or worker in able or (untried and not able) or self._clock() - since >= HELD_BACK:
+            if self._faults.may_have(worker, unit, now - since):
                 del self._again[place]
                 return unit
         return None
@@ -220,17 +205,15 @@ class Driver:
         if self._clock() - oldest.since < STRAGGLER * needed:
             return None
         self.resent += 1
-        self._note = f"unit {oldest.unit.number} is slow on worker {min(oldest.workers)}: worker {worker} counts it too"
+        slow = min(oldest.workers)
+        self._faults.note = f"unit {oldest.unit.number} is slow on worker {slow}: worker {worker} counts it too"
         return oldest.unit
 
     def _receive(self, reply: Reply) -> tuple[Unit, np.ndarray] | None:
         """A unit and its counts, to be merged; or None, and the unit is put up to be sent again if nobody has it."""
         unit, flight = reply.unit, self._out.get(reply.unit.number)
         if reply.tally:
-            self._losses = self._in_a_row[reply.worker] = 0
-            if reply.tally.batch < self._batch.setdefault(reply.worker, reply.tally.batch):
-                self._note = f"worker {reply.worker} ran out of memory and goes on with batches of {reply.tally.batch}"
-            self._batch[reply.worker] = reply.tally.batch
+            self._faults.counted(reply.worker, reply.tally.batch)
             self._speed[reply.worker] = unit.draws / max(reply.tally.seconds, 1e-3)
             if flight is None:
                 return None  # another worker was first with these same counts
@@ -239,9 +222,10 @@ class Driver:
             np.add.at(self._seconds, unit.spans["row"], share)
             return unit, reply.tally.counts
         if reply.lost:
-            self._lost(reply)
-        else:
-            self._failed(reply, counted=flight is None)
+            self._speed.pop(reply.worker, None)
+            self._faults.lost(reply)
+        elif self._faults.failed(reply, counted=flight is None):
+            self.pool.retire(reply.worker)
         if flight:
             flight.workers.discard(reply.worker)
             if not flight.workers:
@@ -249,34 +233,6 @@ class Driver:
                 self._again.append((self._clock(), unit))
                 self.resent += 1
         return None
-
-    def _lost(self, reply: Reply) -> None:
-        self._speed.pop(reply.worker, None)
-        if reply.worker in self._retired:
-            return
-        self._losses += reply.in_hand
-        self._deaths[reply.unit.number] += reply.in_hand
-        self._note = f"worker {reply.worker} was lost ({reply.lost})"
-        if self._losses > PATIENCE * max(1, self._crew):
-            number, times = self._deaths.most_common(1)[0]
-            blame = f" ({times} of them while counting unit {number})" if times >= PATIENCE else ""
-            raise RunError(f"workers are lost again and again{blame}; the last one: {one_line(reply.lost)}")
-
-    def _failed(self, reply: Reply, counted: bool) -> None:
-        """A unit that failed, unless another worker has ``counted`` it, and a worker that fails, are bad in the end."""
-        unit, worker = reply.unit, reply.worker
-        self._note = f"unit {unit.number} failed on worker {worker} ({reply.error})"
-        if not counted:
-            self._failed_on[unit.number].append(worker)
-            if len(self._failed_on[unit.number]) >= PATIENCE:
-                images = np.unique(unit.spans["image"]).tolist()
-                which = f"unit {unit.number} (images {images[0]} to {images[-1]})"
-                raise RunError(f"{which} failed {PATIENCE} times: {one_line(reply.error)}")
-        self._in_a_row[worker] += 1
-        if self._in_a_row[worker] == PATIENCE:
-            self._note = f"worker {worker} failed {PATIENCE} units in a row, the last by {reply.error}: it is replaced"
-            self._retired.add(worker)
-            self.pool.retire(worker)
 
     def _record(self, rows: np.ndarray) -> None:
         self.ledger.append(self.campaign.records(rows), self._seconds[rows])

@@ -4,7 +4,6 @@ from cluster.driver import Status
 
 __all__ = ["RayMetrics"]
 
-
 _GAUGES = {
     "draws_per_second": ("rate", "Draws merged per second in this session"),
     "images_settled": ("settled", "Images that need no more draws"),

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,6 @@ __all__ = ["DEPTH", "Load", "LocalPool", "Pool", "RayPool", "Reply", "room", "wa
 
 DEPTH = 2
 """Units that may be with a worker at a time: one being counted, one waiting, so that it never idles."""
-
 
 RESIZE_EVERY = 10.0
 """Seconds between questions how much room the cluster has, when the number of workers follows it."""
@@ -223,35 +222,28 @@ class RayPool:
         if worker in self._actors:
             self._ray.kill(self._actors[worker])
 
-    def _reply(self, ref: Any) -> Iterator[Reply]:
+    def _reply(self, ref: Any) -> list[Reply]:
         worker, unit = self._pending[ref]
         try:
-            tally = self._ray.get(ref)
+            reply = Reply(unit, worker, tally=self._ray.get(ref))
         except self._ray.exceptions.RayTaskError as error:
-            del self._pending[ref]
-            self._load.add(worker, -1)
-            yield Reply(unit, worker, error=f"{type(error.cause).__name__}: {one_line(error.cause)}")
+            reply = Reply(unit, worker, error=f"{type(error.cause).__name__}: {one_line(error.cause)}")
         except self._ray.exceptions.RayError as error:  # actor or node died, object lost, memory monitor
-            yield from self._lose(worker, error)
-        else:
-            del self._pending[ref]
-            self._load.add(worker, -1)
-            yield Reply(unit, worker, tally=tally)
+            return self._lose(worker, error)
+        del self._pending[ref]
+        self._load.add(worker, -1)
+        return [reply]
 
-    def _lose(self, worker: int, error: Exception) -> Iterator[Reply]:
+    def _lose(self, worker: int, error: Exception) -> list[Reply]:
         """Give up a worker with all of its units, the one in hand first, and start another in its place."""
         cause = f"{type(error).__name__}: {one_line(error)}"
         if isinstance(error, self._ray.exceptions.OutOfMemoryError):
             self._batch = min(self._batch, max(1, self._batches[worker] // 2))  # several may run out of it at once
             cause += f"; new workers take batches of {self._batch}"
-        in_hand = True
-        for other, (owner, lost) in list(self._pending.items()):
-            if owner == worker:
-                del self._pending[other]
-                yield Reply(lost, worker, lost=cause, in_hand=in_hand)
-                in_hand = False
         self._load.remove(worker)
         self._drop(worker)
+        refs = [ref for ref, (owner, _) in self._pending.items() if owner == worker]
+        return [Reply(self._pending.pop(ref)[1], worker, lost=cause, in_hand=ref is refs[0]) for ref in refs]
 
     def _drop(self, worker: int) -> None:
         with contextlib.suppress(Exception):

@@ -95,8 +95,7 @@ class Worker:
         started = time.perf_counter()
         while True:
             try:
-                counts = self._voter.count(unit)
-                return Tally(counts, time.perf_counter() - started, self._voter.batch)
+                return Tally(self._voter.count(unit), time.perf_counter() - started, self._voter.batch)
             except (MemoryError, RuntimeError) as error:
                 if self._voter.batch == 1 or not _out_of_memory(error):
                     raise
