@@ -85,6 +85,7 @@ class Campaign:
         InputError: a negative seed, or an image named twice.
 
     Attributes:
+        look: the last look that each image has finished, -1 before the first.
         queued: draws planned and not yet given out.
         draws: draws merged so far.
     """
@@ -108,7 +109,7 @@ class Campaign:
         self.budget = budget
         self.seed = seed
         self.outcome = np.full(len(labels), Outcome.PENDING, dtype=np.int8)
-        self.look = np.zeros(len(labels), dtype=np.int64)
+        self.look = np.full(len(labels), -1)
         self.predicted = np.zeros(len(labels), dtype=np.int64)
         self.p_lower = np.zeros(len(labels))
         self.counts = {stream: np.zeros((len(labels), n_classes), dtype=np.int32) for stream in Stream}
@@ -168,10 +169,10 @@ class Campaign:
         return _joined(taken)
 
     def _plan(self, rows: np.ndarray) -> None:
-        """Queue the draws of the present look of these rows."""
+        """Queue the draws of the next look of these rows."""
         if not len(rows):
             return
-        look = self.look[rows]
+        look = self.look[rows] + 1
         totals = np.append(0, self._looks)
         spans = np.zeros(len(rows), dtype=SPAN)
         spans["row"], spans["image"] = rows, self.images[rows]
@@ -233,32 +234,25 @@ class Campaign:
 
     def _advance(self, rows: np.ndarray) -> None:
         """Draw the conclusions of a finished look and plan the next."""
+        self.look[rows] += 1
         selected = rows[self.look[rows] == 0]
         self.predicted[selected] = self.counts[Stream.SELECT][selected].argmax(1)
         estimated = rows[self.look[rows] > 0]
         undecided = self._conclude(estimated)
-        onward = np.concatenate([selected, estimated[undecided]])
-        self.look[onward] += 1
         if not self._waves:
-            self._plan(np.sort(onward))
+            self._plan(np.sort(np.concatenate([selected, estimated[undecided]])))
         elif not self._waiting.any():
             wave = self._wave(self._waves)
             self._plan(wave)
             if not len(wave):
-                self._stop()
+                self.outcome[self.outcome == Outcome.PENDING] = Outcome.STOPPED
 
     def _wave(self, waves: Waves) -> Int64[np.ndarray, " wave"]:
         """Rows to look at together next; none when the table is known."""
         right = np.flatnonzero((self.outcome == Outcome.PENDING) & (self.predicted == self.labels))
-        first = right[self.look[right] == 1]
-        # ``look`` is the next one already, and look 0 selects; waves count the looks that estimate, from 0
-        return first if len(first) else waves.next(right, self.look[right] - 2)
-
-    def _stop(self) -> None:
-        """Settle all that are left as they are."""
-        pending = self.outcome == Outcome.PENDING
-        self.look[pending] -= 1  # back to the last look that they have had
-        self.outcome[pending] = Outcome.STOPPED
+        first = right[self.look[right] == 0]
+        # waves count the looks that estimate, from 0
+        return first if len(first) else waves.next(right, self.look[right] - 1)
 
     def _conclude(self, rows: np.ndarray) -> Bool[np.ndarray, " row"]:
         """Update the bound after an estimation look, settle what is decided; True where more draws are wanted."""
@@ -278,7 +272,7 @@ class Campaign:
         return onward
 
     def _standing(self, rows: Int64[np.ndarray, " row"]) -> Standing:
-        """Votes of these rows at their present look."""
+        """Votes of these rows at their last look."""
         return Standing.of(self.counts[Stream.ESTIMATE][rows], self.predicted[rows], self.look[rows] - 1)
 
     # -- what is known ----------------------------------------------------------------------------------------------
@@ -300,7 +294,7 @@ class Campaign:
         """
         pending = np.flatnonzero(self.outcome == Outcome.PENDING)
         if self._waves:
-            pending = pending[(self.look[pending] == 0) | (self.predicted == self.labels)[pending]]
+            pending = pending[(self.look[pending] < 0) | (self.predicted == self.labels)[pending]]
         if not len(pending):
             return 0
         some = pending[:: -(-len(pending) // sample)]
@@ -316,13 +310,13 @@ class Campaign:
         rates = rate(so_far.candidate, 1.0), rate(so_far.rival, 0.0)
         active, lower = np.ones(len(some), dtype=bool), self.p_lower[some].copy()
         for look, total in enumerate(self._looks.tolist()):
-            due = active & (self.look[some] <= look + 1)
+            due = active & (self.look[some] <= look)
             left[due] = total - seen[due]
             votes, rival = (np.rint(share[due] * total).astype(np.int64) for share in rates)
             standing = Standing(votes, rival, np.full(int(due.sum()), look))
             lower[due] = np.maximum(lower[due], self.budget.bound(standing))
             active[due] = self.budget.judge(lower[due], standing, self.sigma)[1]
-        selecting = self.budget.n0 * int((self.look[pending] == 0).sum())
+        selecting = self.budget.n0 * int((self.look[pending] < 0).sum())
         return int(left.mean() * len(pending)) + selecting
 
     def certificates(self) -> np.ndarray:
@@ -355,8 +349,7 @@ class Campaign:
 
     def records(self, rows: Int64[np.ndarray, " row"]) -> list[dict[str, Any]]:
         """What the last finished look of each row added, for a ledger: enough for :meth:`restore`."""
-        outcome = self.outcome[rows]
-        look = self.look[rows] - (outcome == Outcome.PENDING)
+        outcome, look = self.outcome[rows], self.look[rows]
         select, estimate = (self.counts[stream][rows] for stream in (Stream.SELECT, Stream.ESTIMATE))
         counts = np.where(look[:, None] > 0, estimate, select)
         line, voted = np.nonzero(counts)
@@ -387,7 +380,7 @@ class Campaign:
             rows, looks, votes = self._parse(batch, place)
             left = np.arange(len(batch))
             while len(left):
-                due = left[(self.look[rows[left]] == looks[left]) & (self._waiting[rows[left]] > 0)]
+                due = left[(self.look[rows[left]] + 1 == looks[left]) & (self._waiting[rows[left]] > 0)]
                 due = due[np.unique(rows[due], return_index=True)[1]]
                 if not len(due):
                     raise ValueError(f"look {looks[left[0]]} of an image is recorded twice or out of sequence")
@@ -422,7 +415,7 @@ class Campaign:
         return np.array([place[record["image"]] for record in records]), looks, votes
 
     def _replay(self, rows: Int64[np.ndarray, " row"], votes: Int32[np.ndarray, "row class"]) -> None:
-        selecting = self.look[rows] == 0
+        selecting = self.look[rows] < 0
         for stream, mine in ((Stream.SELECT, selecting), (Stream.ESTIMATE, ~selecting)):
             if (votes[mine] < self.counts[stream][rows[mine]]).any():
                 raise ValueError("votes of a look are fewer than those of the look before")
