@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ebsc.errors import InputError
 
-__all__ = ["ConvNet", "UNet"]
+__all__ = ["ConvNet", "UNet", "check_width"]
 
 
 def check_width(width: int) -> None:

@@ -28,10 +28,12 @@ from ebsc.training import Batch, Objective, Randomness
 
 __all__ = [
     "OBJECTIVES",
+    "Labels",
+    "Logits",
     "Network",
     "Votes",
     "catrs",
-    "check",
+    "check_training",
     "consistency",
     "expected_cross_entropy",
     "gaussian",
@@ -343,7 +345,7 @@ def learned(
     Raises:
         InputError: an unknown name or hyperparameter, or draws < 1.
     """
-    check(draws, ramp, denoising)
+    check_training(draws, ramp, denoising)
     chosen = hyperparameters(name, options)
     function = partial(OBJECTIVES[name], **chosen)
     network = Network(model, compiled=compiled)
@@ -363,7 +365,7 @@ def learned(
     return loss
 
 
-def check(draws: int, ramp: int, denoising: float) -> None:
+def check_training(draws: int, ramp: int, denoising: float) -> None:
     """Raise :class:`InputError` unless :func:`learned` takes these."""
     if draws < 1 or ramp < 0 or denoising < 0:
         raise InputError("draws must be at least 1, ramp and the weight of denoising not negative")

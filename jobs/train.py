@@ -20,7 +20,7 @@ from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc, ModelSpec, Storage
-from ebsc.objectives import check, hyperparameters, learned
+from ebsc.objectives import check_training, hyperparameters, learned
 from ebsc.own import is_own, module_of
 from ebsc.training import Schedule
 from jobs import recipes
@@ -151,7 +151,7 @@ class Train:
             raise InputError(f"epsilon must be a positive number, not {self.epsilon}")
         if self.objective == "clean" and (self.joint or self.epsilon is not None or self.denoising or self.hyper):
             raise InputError("joint, epsilon, denoising and hyper need an --objective other than clean")
-        check(self.draws, self.ramp, self.denoising)
+        check_training(self.draws, self.ramp, self.denoising)
         if self.classes and not 1 < len(self.classes) == len(set(self.classes)):
             raise InputError("classes must be two or more different ones")
         if self.epsilon is not None and "epsilon" in self.hyper:
@@ -339,7 +339,7 @@ class Train:
 
     def _build(self, train: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> tuple[ModelSpec, Ebsc]:
         if self.denoiser == "mixture":
-            mixture.check(self.components, train)
+            mixture.check_components(self.components, train)
         width = {"width": self.width}
         sizes: dict[str, dict[str, int]] = {"none": {}, "mixture": {"components": self.components}}
         spec = ModelSpec(
