@@ -14,7 +14,7 @@ from ebsc import data, model, objectives
 from ebsc.ascent import ascend
 from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
-from ebsc.objectives import OBJECTIVES, Network, Votes, hyperparameters, learned
+from ebsc.objectives import OBJECTIVES, Network, NoisyNetwork, hyperparameters, learned
 from ebsc.training import Batch, Randomness, Schedule, Trainer
 
 SIGMA = 0.5
@@ -412,7 +412,7 @@ def test_smoothadv_takes_full_steps_however_small_the_gradient_as_the_authors_do
     row = published.Row(net, x[0], 0, torch.zeros(1, 1, 2, 2), torch.zeros(1), 1.0, SIGMA, set())
     theirs = published.smoothadv(row, epsilon=0.9, steps=4)
     ours, _ = objectives.smoothadv(
-        Votes(Network(net), torch.zeros(1, 1, 1, 2, 2), randomness()), x, labels, epsilon=0.9, steps=4
+        NoisyNetwork(Network(net), torch.zeros(1, 1, 1, 2, 2), randomness()), x, labels, epsilon=0.9, steps=4
     )
     ((start, end),) = attacks
     torch.testing.assert_close(lengths(end - start), torch.tensor([0.9]))
@@ -423,8 +423,8 @@ def test_macer_drops_saturated_rows_and_divides_by_all_of_them():
     net = Ebsc(nn.Identity(), Pixels(), SIGMA)
     x = torch.tensor([[40.0, 0.0, 0.0], [0.3, 0.1, 0.0], [0.0, 0.4, 0.1]])[:, None, None]  # sure; right; wrong
     labels = torch.zeros(3, dtype=torch.int64)
-    votes = Votes(Network(net), torch.zeros(1, 3, 1, 1, 3), randomness())
-    loss, _ = objectives.macer(votes, x, labels, weight=2.0, margin=8.0, temperature=3.0)
+    f = NoisyNetwork(Network(net), torch.zeros(1, 3, 1, 1, 3), randomness())
+    loss, _ = objectives.macer(f, x, labels, weight=2.0, margin=8.0, temperature=3.0)
     (slope,) = torch.autograd.grad(loss, net.classifier.scale)
 
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
