@@ -55,8 +55,8 @@ class Attacker:
     is taken to the pixel lattice within the ball, so that the vote on it can be counted soundly.
 
     Args:
-        model: denoiser, classifier, sigma; it is moved to the device. Of a walk-jump vote, the gradients are those of
-            its one-step vote.
+        model: denoiser, classifier, sigma; it is moved to the device, in evaluation mode. Of a walk-jump vote, the
+            gradients are those of its one-step vote.
         levels: L, the integer of white.
         how: see :class:`Pgd`.
         device: where the network runs.
@@ -75,7 +75,7 @@ class Attacker:
         compiled: bool = False,
     ) -> None:
         self._device = torch.device(device)
-        self._network = Network(model.to(self._device), compiled=compiled)
+        self._network = Network(model.to(self._device).eval(), compiled=compiled)
         self._levels = levels
         self._how = how
         self._bfloat16 = bfloat16
@@ -120,7 +120,6 @@ class Attacker:
             )
 
     def _logits(self, x: Tensor, noise: Tensor) -> Logits:
-        self._network.model.eval()
         with torch.no_grad(), self._precision():
             return torch.stack([self._network.model(x + eps).float() for eps in noise])
 

@@ -82,9 +82,10 @@ class Network:
             self._gradients[value] = as_graph(gradient, self._compiled)
 
         def at(x: Tensor) -> Tensor:
+            before = self.model.training
             self.model.eval()
             found = self._gradients[value](x, noise, *targets)
-            self.model.train()
+            self.model.train(before)
             return found
 
         return at
