@@ -127,7 +127,7 @@ class Ebsc(nn.Module):
         return self.classifier(self.denoiser(y))
 
     def train(self, mode: bool = True) -> "Ebsc":
-        """Training mode, but of parts that learn: a frozen one keeps its batch statistics and drops nothing out."""
+        """Training mode only for the parts that learn; a frozen one keeps its batch statistics and its dropout off."""
         super().train(mode)
         for part in (self.denoiser, self.classifier):
             part.train(mode and any(weight.requires_grad for weight in part.parameters()))

@@ -1,4 +1,4 @@
-"""The convolutional networks that energies are made of."""
+"""The convolutional networks that energies are made of; the U-Net is a plain denoiser too."""
 
 import torch
 from jaxtyping import Float

@@ -393,9 +393,8 @@ def hyperparameters(name: str, options: dict[str, Any]) -> dict[str, Any]:
         least = {"steps": 1, "epsilon": float_info.min}.get(key, 0)
         most = {"q": 1}.get(key, float_info.max)
         if not least <= value <= most or (kind is int and value != int(value)):
-            raise InputError(
-                f"{key} of objective {name} must be a finite {kind.__name__} of the right size, not {value}"
-            )
+            limits = f"[{least:g}, {most:g}]"
+            raise InputError(f"{key} of objective {name} must be a finite {kind.__name__} in {limits}, not {value}")
         chosen[key] = kind(value)
     whole = {key: parameter.default for key, parameter in known.items()} | chosen
     if whole.get("mix_step", 0) > whole.get("steps", 0):
