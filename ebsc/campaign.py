@@ -40,6 +40,9 @@ SPAN = np.dtype([("row", np.int32), ("image", np.int64), ("stream", np.int8), ("
 REPLAY = 16_384
 """Records that are replayed at a time."""
 
+SAMPLE = 64
+"""Pending images, about, from which the draws still to come are foretold."""
+
 
 class Outcome(IntEnum):
     """How an image ended."""
@@ -287,7 +290,7 @@ class Campaign:
         """Number of images that need no more draws."""
         return int((self.outcome != Outcome.PENDING).sum())
 
-    def expected_draws(self, sample: int = 64) -> int:
+    def expected_draws(self) -> int:
         """Draws still to come, about: each pending image is taken to go on at the success rate it has shown.
 
         With a tolerance, at most: all images that count in the table are taken to be decided.
@@ -297,7 +300,7 @@ class Campaign:
             pending = pending[(self.look[pending] < 0) | (self.predicted == self.labels)[pending]]
         if not len(pending):
             return 0
-        some = pending[:: -(-len(pending) // sample)]
+        some = pending[:: -(-len(pending) // SAMPLE)]
         so_far = self._standing(some)
         seen = self.counts[Stream.ESTIMATE][some].sum(1)
         left = np.zeros(len(some))

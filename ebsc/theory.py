@@ -197,21 +197,22 @@ def mean_radius(w: Vector, mu: Vector, s: float, sigma: float) -> float:
     return float((weights[:, None] * weights * radii).sum() / weights.sum() ** 2)
 
 
-def share_lowered(w: Vector, mu: Vector, s: float, sigma: float, side: int = 40) -> float:
+def share_lowered(w: Vector, mu: Vector, s: float, sigma: float) -> float:
     """Share of class +1, X ~ N(mu, s^2 I), whose signed radius is lower with denoising than by plain smoothing.
+
+    Counted over 40 x 40 equally likely points of the plane.
 
     Args:
         w: normal of the base classifier.
         mu: half the difference of the class means. See :func:`win_probability` for all arguments.
         s: standard deviation of X around its class mean.
         sigma: standard deviation of the noise.
-        side: counted over this many by this many equally likely points of the plane.
 
     >>> w, mu = np.array([0.6, 0.8]), np.array([1.0, 0.0])
     >>> share_lowered(w, mu, s=0.0, sigma=0.5), share_lowered(w, mu, s=0.5, sigma=0.5) > 0.05
     (0.0, True)
     """
-    quantiles = ndtri((np.arange(side) + 0.5) / side)
+    quantiles = ndtri((np.arange(40) + 0.5) / 40)
     points = plane(w, mu, *np.meshgrid(np.linalg.norm(mu) + s * quantiles, s * quantiles))
     plain = points @ w / np.linalg.norm(w)
     return float((signed_radius(points, w, mu, s, sigma) < plain - 1e-9).mean())

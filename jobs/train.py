@@ -14,7 +14,7 @@ import tyro
 from torch import nn
 
 from cluster.folder import RunFolder, clear, read_config
-from ebsc import data, mixture, model, training
+from ebsc import data, mixture, model, training, validation
 from ebsc.data import Dataset
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
@@ -404,11 +404,11 @@ def _check_kind(part: str, kind: str, known: tuple[str, ...]) -> None:
 
 def _evaluate(net: Ebsc, test: Dataset, device: torch.device) -> dict[str, float]:
     """What a user wants to know before certifying, said and recorded."""
-    figures = {"accuracy_on_noisy": training.accuracy(net.plain(), test, device=device)}
+    figures = {"accuracy_on_noisy": validation.accuracy(net.plain(), test, device=device)}
     print(f"accuracy of the classifier on y = x + sigma eps: {figures['accuracy_on_noisy']:.1%}")
     if not isinstance(net.denoiser, nn.Identity):
-        figures["accuracy_on_xhat"] = training.accuracy(net, test, device=device)
-        figures["denoising_error"] = training.denoising_error(net.denoiser, test, net.sigma, device=device)
+        figures["accuracy_on_xhat"] = validation.accuracy(net, test, device=device)
+        figures["denoising_error"] = validation.denoising_error(net.denoiser, test, net.sigma, device=device)
         print(f"accuracy of the classifier on xhat(y): {figures['accuracy_on_xhat']:.1%}")
         print(f"denoising error: {figures['denoising_error']:.5f} per pixel (the noise itself: {net.sigma**2:g})")
     net.cpu()

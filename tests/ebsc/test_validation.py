@@ -12,7 +12,7 @@ from ebsc import data, model
 from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
 from ebsc.noise import perturb
-from ebsc.validation import Quick, pictures, quick_certificates
+from ebsc.validation import Quick, accuracy, pictures, quick_certificates
 
 SIGMA = 0.5
 TEST = data.load("digits", "test").take(np.arange(30))
@@ -70,6 +70,10 @@ def test_a_loaded_coin_is_certified_where_its_side_is_the_label():
         SIGMA * stats.norm.ppf(clopper_pearson(int(stats.binom.ppf(q, 256, p)), 256)) for q in (1e-5, 1 - 1e-5)
     )
     assert right * low <= quick.acr <= right * high
+
+
+def test_accuracy_is_the_share_of_single_draws_that_are_right():
+    assert accuracy(Ebsc(nn.Identity(), Always(), SIGMA), TEST) == (TEST.labels == 3).mean()
 
 
 def small(seed: int = 0) -> Ebsc:
