@@ -31,7 +31,7 @@ from ebsc.errors import InputError
 from ebsc.noise import BLOCK, Stream, check_seed
 from ebsc.waves import Waves
 
-__all__ = ["SPAN", "Campaign", "Outcome", "Unit"]
+__all__ = ["SPAN", "Campaign", "Outcome", "Unit", "structured"]
 
 SPAN = np.dtype([("row", np.int32), ("image", np.int64), ("stream", np.int8), ("start", np.int64), ("stop", np.int64)])
 """Draws ``start`` to ``stop - 1`` of ``image`` in ``stream``; ``row`` is its place among the images being certified."""
@@ -330,23 +330,18 @@ class Campaign:
         (the p whose sigma Phi^-1(p) is the radius: a bound of p_A, or of what stands for it with p_B), ``draws`` (all,
         selecting included), ``select`` and ``counts`` (votes for each class, selecting and estimating).
         """
-        n_classes = self.counts[Stream.SELECT].shape[1]
-        table = np.zeros(
-            len(self.labels),
-            dtype=[
-                *(("index", "i8"), ("label", "i8"), ("predicted", "i8"), ("outcome", "i1"), ("radius", "f8")),
-                *(("p_lower", "f8"), ("draws", "i8"), ("select", "i4", n_classes), ("counts", "i4", n_classes)),
-            ],
-        )
         select, estimate = self.counts[Stream.SELECT], self.counts[Stream.ESTIMATE]
-        table["index"], table["label"], table["predicted"] = self.images, self.labels, self.predicted
-        table["outcome"], table["radius"], table["p_lower"] = (
-            self.outcome,
-            radius(self.p_lower, self.sigma),
-            self.p_lower,
+        return structured(
+            index=self.images,
+            label=self.labels,
+            predicted=self.predicted,
+            outcome=self.outcome,
+            radius=radius(self.p_lower, self.sigma),
+            p_lower=self.p_lower,
+            draws=select.sum(1) + estimate.sum(1),
+            select=select,
+            counts=estimate,
         )
-        table["draws"], table["select"], table["counts"] = select.sum(1) + estimate.sum(1), select, estimate
-        return table
 
     # -- records ----------------------------------------------------------------------------------------------------
 
@@ -425,6 +420,19 @@ class Campaign:
             self.counts[stream][rows[mine]] = votes[mine]
         self._waiting[rows] = 0
         self._advance(rows)
+
+
+def structured(**columns: np.ndarray) -> np.ndarray:
+    """A structured array of columns of one length.
+
+    >>> structured(index=np.array([3, 5]), votes=np.array([[1, 9], [4, 6]]))[1].item()
+    (5, array([4, 6]))
+    """
+    kinds = [(name, column.dtype, column.shape[1:]) for name, column in columns.items()]
+    table = np.zeros(len(next(iter(columns.values()))), dtype=kinds)
+    for name, column in columns.items():
+        table[name] = column
+    return table
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
