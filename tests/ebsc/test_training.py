@@ -6,26 +6,18 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from nets import small
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ebsc import data, model, training, validation
+from ebsc import data, training, validation
 from ebsc.errors import InputError
-from ebsc.model import Ebsc, ModelSpec
+from ebsc.model import Ebsc
 from ebsc.noise import BLOCK, perturb
 from ebsc.objectives import learned
 from ebsc.training import Batch, Randomness, Schedule, Trainer
 
 SIGMA = 0.5
-
-
-def untrained(kind: str = "residual", seed: int = 0, classifier: str = "linear", width: int = 16) -> Ebsc:
-    torch.manual_seed(seed)
-    options = {"kind": kind} | ({"width": width} if kind != "none" else {})
-    base = {"kind": classifier} | ({"width": 4} if classifier == "resnet" else {})
-    return model.build(
-        ModelSpec(sigma=SIGMA, shape=(1, 8, 8), n_classes=10, levels=16, denoiser=options, classifier=base)
-    )
 
 
 def fit(module, digits, objective, schedule: Schedule, report=lambda step: None) -> None:
@@ -37,7 +29,7 @@ def fit(module, digits, objective, schedule: Schedule, report=lambda step: None)
 
 @cache
 def energy(kind: str, steps: int, seed: int = 0) -> tuple[nn.Module, list[training.Step]]:
-    net, seen = untrained(kind), []
+    net, seen = small(kind, width=16), []
     schedule = Schedule(steps=steps, learning_rate=1e-2, warmup=20, ema=0.98, seed=seed)
     digits = data.load("digits", "train")
     fit(net.denoiser, digits, training.denoising(net, 16), schedule, report=seen.append)
@@ -77,7 +69,7 @@ def test_the_other_denoisers_learn_as_well(kind):
 
 
 def test_a_classifier_learns_and_is_better_on_estimates_than_on_noise():
-    net, train, test = untrained(), data.load("digits", "train"), data.load("digits", "test")
+    net, train, test = small("residual"), data.load("digits", "train"), data.load("digits", "test")
     schedule = Schedule(steps=400, batch=128, learning_rate=1e-2, warmup=0, clip=1.0, ema=0.9)
     fit(net.classifier, train, training.classification(net.classifier, 16), schedule)
     with torch.no_grad():
@@ -172,18 +164,18 @@ SIX = Schedule(steps=6, batch=16, learning_rate=1e-2, warmup=2, ema=0.9)  # two 
 
 
 def joint(seed: int) -> Trainer:
-    net = untrained(seed=seed, width=4)
+    net = small("residual", seed=seed)
     attack = learned(net, "smoothadv", levels=16, draws=2, ramp=3, denoising=0.1, steps=2)
     return Trainer(net, FORTY, attack, SIX)
 
 
 def normalised(seed: int) -> Trainer:
-    net = untrained("none", seed, "resnet")
+    net = small("none", "resnet", seed=seed)
     return Trainer(net, FORTY, learned(net, "smoothmix", levels=16, draws=2, ramp=3, steps=2), SIX)
 
 
 def on_a_fixed_energy(seed: int) -> Trainer:
-    net = untrained(seed=0, width=4)
+    net = small("residual")
     torch.manual_seed(seed)
     net.classifier.map.reset_parameters()
     net.denoiser.requires_grad_(False)
@@ -192,7 +184,7 @@ def on_a_fixed_energy(seed: int) -> Trainer:
 
 def energy_alone(seed: int) -> Trainer:
     """One of whose weights, the last bias of the scalar energy, gets no gradient."""
-    net = untrained("scalar", seed, width=4)
+    net = small("scalar", seed=seed)
     net.classifier.requires_grad_(False)
     return Trainer(net, FORTY, training.denoising(net, 16), SIX)
 
@@ -356,7 +348,7 @@ def test_what_training_returns_is_the_moving_average_of_the_weights():
 
 
 def test_the_average_holds_the_counters_of_batch_normalisation():
-    net = untrained("none", classifier="resnet")
+    net = small("none", "resnet")
     digits = data.load("digits", "train")
     schedule = Schedule(steps=3, batch=16)
     fit(net.classifier, digits, training.classification(net.classifier, 16), schedule)
@@ -382,7 +374,7 @@ def test_the_denoising_loss_is_the_mean_square_per_pixel():
 
 
 def test_classification_is_cross_entropy_on_clean_images():
-    net, digits = untrained("none"), data.load("digits", "train")
+    net, digits = small("none"), data.load("digits", "train")
     images, labels = torch.from_numpy(digits.images[:50]), torch.from_numpy(digits.labels[:50])
     batch = Batch(images, labels, 0, Randomness(0, 0, 50, slice(0, 50), "cpu"))
     scalars = training.classification(net.classifier, 16)(batch)
@@ -409,7 +401,7 @@ def test_a_loss_that_is_no_number_stops_training(value):
 
 
 def test_images_off_the_lattice_are_not_trained_on():
-    net = untrained()
+    net = small("residual")
     floats = data.load("digits", "train").off_lattice()
     with pytest.raises(InputError, match="on the lattice"):
         fit(net, floats, training.classification(net, 16), Schedule(steps=1))
