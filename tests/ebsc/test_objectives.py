@@ -204,7 +204,6 @@ def test_the_denoising_term_is_the_squared_error_of_the_first_draw_in_units_of_s
     error = (net.denoiser(x + SIGMA * randomness().normal(2, 1, 8, 8)[0]) - x).square().mean()
     torch.testing.assert_close(both["denoising_error"], error)
     torch.testing.assert_close(both["loss"], alone["loss"] + 0.3 * error / SIGMA**2)
-    assert gradients(both["loss"], net).keys() == gradients(alone["loss"], net).keys()
     assert set(alone) == {"loss", "accuracy"}
 
 
@@ -289,10 +288,10 @@ def test_the_points_of_smoothadv_lie_in_the_ball_and_the_cube_and_reach_as_far_a
 
 def test_the_attack_of_smoothadv_grows_with_the_ramp(attacks):
     net = small("none", std=0.2)
-    white = torch.full((ROWS, 1, 8, 8), 8, dtype=torch.uint8)  # grey: the cube is far
+    grey = torch.full((ROWS, 1, 8, 8), 8, dtype=torch.uint8)  # the cube is far
     objective = learned(net, "smoothadv", levels=16, draws=2, ramp=3, epsilon=0.4, steps=4)
     for step in range(6):
-        objective(Batch(white, torch.zeros(ROWS, dtype=torch.int64), step, randomness(step)))
+        objective(Batch(grey, torch.zeros(ROWS, dtype=torch.int64), step, randomness(step)))
     reached = torch.stack([lengths(end - start).max() for start, end in attacks])
     torch.testing.assert_close(reached, 0.4 * torch.tensor([0.25, 0.5, 0.75, 1.0, 1.0, 1.0]))
 
@@ -323,12 +322,12 @@ def test_the_draws_of_catrs_keep_their_means_and_stay_close(attacks):
     assert (lengths(end - start) > 0.3).all()
 
 
-@pytest.mark.parametrize(("name", "passes"), [*dict.fromkeys(OBJECTIVES, 1).items()])
-def test_an_attack_leaves_batch_normalisation_alone(name, passes):
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_attack_leaves_batch_normalisation_alone(name):
     net = small("none", "resnet")
     given = batch(net.eval())
     trained = copy.deepcopy(net.train())
-    passes += name in {"stability", "smoothmix", "catrs"}  # on clean images, mixed images, worst-case draws
+    passes = 1 + (name in {"stability", "smoothmix", "catrs"})  # on clean images, mixed images, worst-case draws
     learned(trained, name, levels=16, draws=2)(given)
     counts = {int(value) for key, value in trained.state_dict().items() if key.endswith("num_batches_tracked")}
     assert counts == {passes}
@@ -381,13 +380,7 @@ class Pixels(nn.Module):
         return self.scale * y.flatten(1)
 
 
-@pytest.mark.parametrize(
-    "gap",
-    [
-        10.0,
-        40.0,
-    ],
-)
+@pytest.mark.parametrize("gap", [10.0, 40.0])
 def test_smoothadv_takes_full_steps_however_small_the_gradient_as_the_authors_do(attacks, gap):
     net = Ebsc(nn.Identity(), nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), SIGMA)
     net.classifier[1].weight.data = gap / 4 * torch.tensor([[1.0] * 4, [-1.0] * 4])
