@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ebsc.bounds import floor_radius
-from ebsc.campaign import Outcome
+from ebsc.campaign import Outcome, structured
 from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
 
@@ -143,13 +143,9 @@ def read(folder: str | Path) -> np.ndarray:
         }
         columns["outcome"] = np.array([names[name] for name in columns["outcome"]], dtype=np.int8)
         del columns["seconds"]
-        kinds = [(name, column.dtype, column.shape[1:]) for name, column in columns.items()]
-        result = np.zeros(table.num_rows, dtype=kinds)
-        for name, column in columns.items():
-            result[name] = column
+        return structured(**columns)
     except (KeyError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{folder}/certificates.parquet is not that of a certification: {one_line(error)}") from error
-    return result
 
 
 def seconds(folder: str | Path) -> np.ndarray:

@@ -55,8 +55,8 @@ class Attacker:
     is taken to the pixel lattice within the ball, so that the vote on it can be counted soundly.
 
     Args:
-        model: denoiser, classifier, sigma; it is moved to the device. Of a walk-jump vote, its one-step vote is what
-            the gradients are of.
+        model: denoiser, classifier, sigma; it is moved to the device, in evaluation mode. Of a walk-jump vote, the
+            gradients are those of its one-step vote.
         levels: L, the integer of white.
         how: see :class:`Pgd`.
         device: where the network runs.
@@ -75,7 +75,7 @@ class Attacker:
         compiled: bool = False,
     ) -> None:
         self._device = torch.device(device)
-        self._network = Network(model.to(self._device), compiled=compiled)
+        self._network = Network(model.to(self._device).eval(), compiled=compiled)
         self._levels = levels
         self._how = how
         self._bfloat16 = bfloat16
@@ -88,27 +88,27 @@ class Attacker:
         x = torch.from_numpy(images).to(self._device).float() / self._levels
         best, highest = images.copy(), np.full(len(images), -np.inf)
         judging = self._noise(x, 4 * self._how.draws, generator)  # the same for all restarts
-        softer = (_margins(self._logits(x, judging), targets).abs().mean(0) / MARGIN).clamp(min=1)
+        temperature = (_margins(self._logits(x, judging), targets).abs().mean(0) / MARGIN).clamp(min=1)
         for restart in range(self._how.restarts):
             start = x
             if restart:
                 way = unit(torch.randn(x.shape, generator=generator, device=self._device))
                 start = x + ball * torch.rand(ball.shape, generator=generator, device=self._device) * way
-            point = self._climb(x, start, ball, targets, softer, generator)
+            point = self._pgd(x, start, ball, targets, temperature, generator)
             found = onto_lattice(images, (point - x).double().cpu().numpy(), radii, self._levels)
             logits = self._logits(torch.from_numpy(found).to(self._device) / self._levels, judging)
-            p = (logits / softer[:, None]).softmax(2).mean(0).gather(1, targets[:, None])[:, 0]
+            p = (logits / temperature[:, None]).softmax(2).mean(0).gather(1, targets[:, None])[:, 0]
             losses = -p.log().cpu().numpy()
             better = losses > highest
             best[better], highest[better] = found[better], losses[better]
         return best
 
-    def _climb(
-        self, x: Tensor, start: Tensor, ball: Tensor, targets: Tensor, softer: Tensor, generator: torch.Generator
+    def _pgd(
+        self, x: Tensor, start: Tensor, ball: Tensor, targets: Tensor, temperature: Tensor, generator: torch.Generator
     ) -> Tensor:
         def gradient(point: Tensor) -> Tensor:
             noise = self._noise(x, self._how.draws, generator)
-            return self._network.gradient(_softened, noise, targets, softer)(point)
+            return self._network.gradient(_tempered_cross_entropy, noise, targets, temperature)(point)
 
         with self._precision(), torch._dynamo.config.patch(recompile_limit=256):
             return ascend(
@@ -120,7 +120,6 @@ class Attacker:
             )
 
     def _logits(self, x: Tensor, noise: Tensor) -> Logits:
-        self._network.model.eval()
         with torch.no_grad(), self._precision():
             return torch.stack([self._network.model(x + eps).float() for eps in noise])
 
@@ -137,8 +136,8 @@ def _margins(logits: Logits, labels: Labels) -> Float[Tensor, "draw row"]:
     return logits[:, chosen] - logits.masked_fill(chosen, -torch.inf).amax(2)
 
 
-def _softened(logits: Logits, labels: Labels, softer: Float[Tensor, " row"]) -> Tensor:
-    return expected_cross_entropy(logits / softer[:, None], labels)
+def _tempered_cross_entropy(logits: Logits, labels: Labels, temperature: Float[Tensor, " row"]) -> Tensor:
+    return expected_cross_entropy(logits / temperature[:, None], labels)
 
 
 def distances(images: Pixels, others: Pixels, levels: int) -> Radii:

@@ -14,8 +14,8 @@ __all__ = [
     "equivalent_probability",
     "false_certificates",
     "floor_radius",
-    "probability",
     "radius",
+    "required_probability",
 ]
 
 _BELOW_ONE = float(np.nextafter(1.0, 0.0))
@@ -87,10 +87,10 @@ def radius(p_lower: Shaped[np.ndarray, "*shape"] | float, sigma: float) -> Float
     return np.asarray(np.maximum(sigma * ndtri(p_lower), 0.0))
 
 
-def probability(radii: Shaped[np.ndarray, "*shape"] | float, sigma: float) -> Float64[np.ndarray, "*shape"]:
+def required_probability(radii: Shaped[np.ndarray, "*shape"] | float, sigma: float) -> Float64[np.ndarray, "*shape"]:
     """Phi(r / sigma): the probability that certifies radius r; the inverse of :func:`radius`.
 
-    >>> float(probability(0.0, 0.5))
+    >>> float(required_probability(0.0, 0.5))
     0.5
     """
     return np.asarray(ndtr(np.asarray(radii, dtype=np.float64) / sigma))

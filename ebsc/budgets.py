@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Shaped
 
-from ebsc.bounds import clopper_pearson_lower, clopper_pearson_upper, equivalent_probability, probability
+from ebsc.bounds import clopper_pearson_lower, clopper_pearson_upper, equivalent_probability, required_probability
 from ebsc.errors import InputError
 from ebsc.noise import BLOCK
 
@@ -221,7 +221,7 @@ class Sequential(Budget):
 
     def thresholds(self, sigma: float) -> Float64[np.ndarray, " threshold"]:
         """Radius r is certified when p_lower >= Phi(r / sigma); radius 0 asks for p strictly above 1/2."""
-        return np.maximum(probability(np.unique(self.radii), sigma), np.nextafter(0.5, 1.0))
+        return np.maximum(required_probability(np.unique(self.radii), sigma), np.nextafter(0.5, 1.0))
 
     def reach(self, standing: Standing) -> tuple[Probabilities, Probabilities]:
         """The largest p that is plausible at level ``futility``; and the largest that n draws can still certify."""

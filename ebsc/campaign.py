@@ -31,7 +31,7 @@ from ebsc.errors import InputError
 from ebsc.noise import BLOCK, Stream, check_seed
 from ebsc.waves import Waves
 
-__all__ = ["SPAN", "Campaign", "Outcome", "Unit"]
+__all__ = ["SPAN", "Campaign", "Outcome", "Unit", "structured"]
 
 SPAN = np.dtype([("row", np.int32), ("image", np.int64), ("stream", np.int8), ("start", np.int64), ("stop", np.int64)])
 """Draws ``start`` to ``stop - 1`` of ``image`` in ``stream``; ``row`` is its place among the images being certified."""
@@ -39,6 +39,9 @@ SPAN = np.dtype([("row", np.int32), ("image", np.int64), ("stream", np.int8), ("
 
 REPLAY = 16_384
 """Records that are replayed at a time."""
+
+SAMPLE = 64
+"""Pending images, about, from which the draws still to come are foretold."""
 
 
 class Outcome(IntEnum):
@@ -85,6 +88,7 @@ class Campaign:
         InputError: a negative seed, or an image named twice.
 
     Attributes:
+        look: the last look that each image has finished, -1 before the first.
         queued: draws planned and not yet given out.
         draws: draws merged so far.
     """
@@ -108,7 +112,7 @@ class Campaign:
         self.budget = budget
         self.seed = seed
         self.outcome = np.full(len(labels), Outcome.PENDING, dtype=np.int8)
-        self.look = np.zeros(len(labels), dtype=np.int64)
+        self.look = np.full(len(labels), -1)
         self.predicted = np.zeros(len(labels), dtype=np.int64)
         self.p_lower = np.zeros(len(labels))
         self.counts = {stream: np.zeros((len(labels), n_classes), dtype=np.int32) for stream in Stream}
@@ -168,10 +172,10 @@ class Campaign:
         return _joined(taken)
 
     def _plan(self, rows: np.ndarray) -> None:
-        """Queue the draws of the present look of these rows."""
+        """Queue the draws of the next look of these rows."""
         if not len(rows):
             return
-        look = self.look[rows]
+        look = self.look[rows] + 1
         totals = np.append(0, self._looks)
         spans = np.zeros(len(rows), dtype=SPAN)
         spans["row"], spans["image"] = rows, self.images[rows]
@@ -233,32 +237,25 @@ class Campaign:
 
     def _advance(self, rows: np.ndarray) -> None:
         """Draw the conclusions of a finished look and plan the next."""
+        self.look[rows] += 1
         selected = rows[self.look[rows] == 0]
         self.predicted[selected] = self.counts[Stream.SELECT][selected].argmax(1)
         estimated = rows[self.look[rows] > 0]
         undecided = self._conclude(estimated)
-        onward = np.concatenate([selected, estimated[undecided]])
-        self.look[onward] += 1
         if not self._waves:
-            self._plan(np.sort(onward))
+            self._plan(np.sort(np.concatenate([selected, estimated[undecided]])))
         elif not self._waiting.any():
             wave = self._wave(self._waves)
             self._plan(wave)
             if not len(wave):
-                self._stop()
+                self.outcome[self.outcome == Outcome.PENDING] = Outcome.STOPPED
 
     def _wave(self, waves: Waves) -> Int64[np.ndarray, " wave"]:
         """Rows to look at together next; none when the table is known."""
         right = np.flatnonzero((self.outcome == Outcome.PENDING) & (self.predicted == self.labels))
-        first = right[self.look[right] == 1]
-        # ``look`` is the next one already, and look 0 selects; waves count the looks that estimate, from 0
-        return first if len(first) else waves.next(right, self.look[right] - 2)
-
-    def _stop(self) -> None:
-        """Settle all that are left as they are."""
-        pending = self.outcome == Outcome.PENDING
-        self.look[pending] -= 1  # back to the last look that they have had
-        self.outcome[pending] = Outcome.STOPPED
+        first = right[self.look[right] == 0]
+        # waves count the looks that estimate, from 0
+        return first if len(first) else waves.next(right, self.look[right] - 1)
 
     def _conclude(self, rows: np.ndarray) -> Bool[np.ndarray, " row"]:
         """Update the bound after an estimation look, settle what is decided; True where more draws are wanted."""
@@ -278,7 +275,7 @@ class Campaign:
         return onward
 
     def _standing(self, rows: Int64[np.ndarray, " row"]) -> Standing:
-        """Votes of these rows at their present look."""
+        """Votes of these rows at their last look."""
         return Standing.of(self.counts[Stream.ESTIMATE][rows], self.predicted[rows], self.look[rows] - 1)
 
     # -- what is known ----------------------------------------------------------------------------------------------
@@ -293,17 +290,17 @@ class Campaign:
         """Number of images that need no more draws."""
         return int((self.outcome != Outcome.PENDING).sum())
 
-    def expected_draws(self, sample: int = 64) -> int:
+    def expected_draws(self) -> int:
         """Draws still to come, about: each pending image is taken to go on at the success rate it has shown.
 
         With a tolerance, at most: all images that count in the table are taken to be decided.
         """
         pending = np.flatnonzero(self.outcome == Outcome.PENDING)
         if self._waves:
-            pending = pending[(self.look[pending] == 0) | (self.predicted == self.labels)[pending]]
+            pending = pending[(self.look[pending] < 0) | (self.predicted == self.labels)[pending]]
         if not len(pending):
             return 0
-        some = pending[:: -(-len(pending) // sample)]
+        some = pending[:: -(-len(pending) // SAMPLE)]
         so_far = self._standing(some)
         seen = self.counts[Stream.ESTIMATE][some].sum(1)
         left = np.zeros(len(some))
@@ -316,13 +313,13 @@ class Campaign:
         rates = rate(so_far.candidate, 1.0), rate(so_far.rival, 0.0)
         active, lower = np.ones(len(some), dtype=bool), self.p_lower[some].copy()
         for look, total in enumerate(self._looks.tolist()):
-            due = active & (self.look[some] <= look + 1)
+            due = active & (self.look[some] <= look)
             left[due] = total - seen[due]
             votes, rival = (np.rint(share[due] * total).astype(np.int64) for share in rates)
             standing = Standing(votes, rival, np.full(int(due.sum()), look))
             lower[due] = np.maximum(lower[due], self.budget.bound(standing))
             active[due] = self.budget.judge(lower[due], standing, self.sigma)[1]
-        selecting = self.budget.n0 * int((self.look[pending] == 0).sum())
+        selecting = self.budget.n0 * int((self.look[pending] < 0).sum())
         return int(left.mean() * len(pending)) + selecting
 
     def certificates(self) -> np.ndarray:
@@ -333,30 +330,24 @@ class Campaign:
         (the p whose sigma Phi^-1(p) is the radius: a bound of p_A, or of what stands for it with p_B), ``draws`` (all,
         selecting included), ``select`` and ``counts`` (votes for each class, selecting and estimating).
         """
-        n_classes = self.counts[Stream.SELECT].shape[1]
-        table = np.zeros(
-            len(self.labels),
-            dtype=[
-                *(("index", "i8"), ("label", "i8"), ("predicted", "i8"), ("outcome", "i1"), ("radius", "f8")),
-                *(("p_lower", "f8"), ("draws", "i8"), ("select", "i4", n_classes), ("counts", "i4", n_classes)),
-            ],
-        )
         select, estimate = self.counts[Stream.SELECT], self.counts[Stream.ESTIMATE]
-        table["index"], table["label"], table["predicted"] = self.images, self.labels, self.predicted
-        table["outcome"], table["radius"], table["p_lower"] = (
-            self.outcome,
-            radius(self.p_lower, self.sigma),
-            self.p_lower,
+        return structured(
+            index=self.images,
+            label=self.labels,
+            predicted=self.predicted,
+            outcome=self.outcome,
+            radius=radius(self.p_lower, self.sigma),
+            p_lower=self.p_lower,
+            draws=select.sum(1) + estimate.sum(1),
+            select=select,
+            counts=estimate,
         )
-        table["draws"], table["select"], table["counts"] = select.sum(1) + estimate.sum(1), select, estimate
-        return table
 
     # -- records ----------------------------------------------------------------------------------------------------
 
     def records(self, rows: Int64[np.ndarray, " row"]) -> list[dict[str, Any]]:
         """What the last finished look of each row added, for a ledger: enough for :meth:`restore`."""
-        outcome = self.outcome[rows]
-        look = self.look[rows] - (outcome == Outcome.PENDING)
+        outcome, look = self.outcome[rows], self.look[rows]
         select, estimate = (self.counts[stream][rows] for stream in (Stream.SELECT, Stream.ESTIMATE))
         counts = np.where(look[:, None] > 0, estimate, select)
         line, voted = np.nonzero(counts)
@@ -387,7 +378,7 @@ class Campaign:
             rows, looks, votes = self._parse(batch, place)
             left = np.arange(len(batch))
             while len(left):
-                due = left[(self.look[rows[left]] == looks[left]) & (self._waiting[rows[left]] > 0)]
+                due = left[(self.look[rows[left]] + 1 == looks[left]) & (self._waiting[rows[left]] > 0)]
                 due = due[np.unique(rows[due], return_index=True)[1]]
                 if not len(due):
                     raise ValueError(f"look {looks[left[0]]} of an image is recorded twice or out of sequence")
@@ -422,13 +413,26 @@ class Campaign:
         return np.array([place[record["image"]] for record in records]), looks, votes
 
     def _replay(self, rows: Int64[np.ndarray, " row"], votes: Int32[np.ndarray, "row class"]) -> None:
-        selecting = self.look[rows] == 0
+        selecting = self.look[rows] < 0
         for stream, mine in ((Stream.SELECT, selecting), (Stream.ESTIMATE, ~selecting)):
             if (votes[mine] < self.counts[stream][rows[mine]]).any():
                 raise ValueError("votes of a look are fewer than those of the look before")
             self.counts[stream][rows[mine]] = votes[mine]
         self._waiting[rows] = 0
         self._advance(rows)
+
+
+def structured(**columns: np.ndarray) -> np.ndarray:
+    """A structured array of columns of one length.
+
+    >>> structured(index=np.array([3, 5]), votes=np.array([[1, 9], [4, 6]]))[1].item()
+    (5, array([4, 6]))
+    """
+    kinds = [(name, column.dtype, column.shape[1:]) for name, column in columns.items()]
+    table = np.zeros(len(next(iter(columns.values()))), dtype=kinds)
+    for name, column in columns.items():
+        table[name] = column
+    return table
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

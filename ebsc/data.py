@@ -20,13 +20,14 @@ __all__ = ["Dataset", "Split", "check_name", "data_root", "load", "names"]
 
 Split = Literal["train", "test"]
 
-# torchvision class, the files it wants below the data root, what they are called when one has to fetch them by hand
+# torchvision class, the folder it wants below the data root
 _TORCHVISION = {
     "mnist": ("MNIST", "MNIST/raw"),
     "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
     "kmnist": ("KMNIST", "KMNIST/raw"),
     "cifar10": ("CIFAR10", "cifar-10-batches-py"),
 }
+# what the files are called when one has to fetch them by hand
 _FILES = {
     "mnist": "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte",
     "cifar10": "data_batch_1 to data_batch_5, test_batch, batches.meta",
@@ -74,7 +75,8 @@ class Dataset:
             raise InputError(f"{self.name}: levels must lie in 1..255, not {self.levels}")
         if self.images.ndim != 4 or self.images.dtype not in (np.uint8, np.float32):
             raise InputError(
-                f"{self.name}: images must be uint8 of shape (N, C, H, W), not {self.images.dtype} {self.images.shape}"
+                f"{self.name}: images must be uint8 or float32 of shape (N, C, H, W),"
+                f" not {self.images.dtype} {self.images.shape}"
             )
         if self.labels.shape != self.images.shape[:1]:
             raise InputError(f"{self.name}: {len(self.images)} images but labels of shape {self.labels.shape}")

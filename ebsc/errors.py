@@ -17,7 +17,7 @@ class EbscError(Exception):
 class InputError(EbscError):
     """Something the caller gave is wrong; the message says what, and what is allowed.
 
-    No ValueError, which the option parser would catch and print in a box of its own.
+    Deliberately not a ValueError: the option parser would catch it and print it in a box of its own.
     """
 
 

@@ -9,13 +9,13 @@ from ebsc.data import Dataset
 from ebsc.energy import GaussianMixture
 from ebsc.errors import InputError
 
-__all__ = ["check", "fit"]
+__all__ = ["check_components", "fit"]
 
 _IMAGES = 10_000
 """So many images, chosen at random, are enough to fit a mixture to."""
 
 
-def check(components: int, data: Dataset) -> None:
+def check_components(components: int, data: Dataset) -> None:
     """Raise :class:`InputError` unless so many components can be fitted to the images."""
     most = min(len(data.labels), _IMAGES)
     if not 1 <= components <= most:
@@ -47,7 +47,7 @@ def fit(data: Dataset, components: int, sigma: float, *, seed: int = 0) -> Gauss
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    check(components, data)
+    check_components(components, data)
     chosen = np.random.default_rng(seed).permutation(len(data.images))[:_IMAGES]
     pixels = data.off_lattice().images[np.sort(chosen)].reshape(len(chosen), -1).astype(np.float64)
     model = mixture.GaussianMixture(components, covariance_type="spherical", random_state=seed % 2**32)

@@ -127,7 +127,7 @@ class Ebsc(nn.Module):
         return self.classifier(self.denoiser(y))
 
     def train(self, mode: bool = True) -> "Ebsc":
-        """Training mode, but of parts that learn: a frozen one keeps its batch statistics and drops nothing out."""
+        """Training mode only for the parts that learn; a frozen one keeps its batch statistics and its dropout off."""
         super().train(mode)
         for part in (self.denoiser, self.classifier):
             part.train(mode and any(weight.requires_grad for weight in part.parameters()))
@@ -151,21 +151,11 @@ def build(spec: ModelSpec, allow: Sequence[str] = ()) -> Ebsc:
     >>> build(ModelSpec(sigma=0.5, shape=(1, 8, 8), n_classes=10, levels=16)).sigma
     0.5
     """
-    denoiser, base = dict(spec.denoiser), dict(spec.classifier)
-    kind, base_kind = denoiser.pop("kind"), base.pop("kind")
     try:
-        if own.is_own(base_kind):
-            head = own.make(base_kind, allow, spec.shape, spec.n_classes, **base)
-        else:
-            head = classifier.build(base_kind, spec.shape, spec.n_classes, **base)
-        if own.is_own(kind):
-            front = own.make(kind, allow, spec.shape, spec.sigma, **denoiser)
-            front = EmpiricalBayes(front, spec.sigma) if isinstance(front, Energy) else front
-        else:
-            front = _denoiser(kind, spec.shape, spec.sigma, denoiser)
+        base = _classifier(spec, allow)  # before the denoiser: a seed gives the weights of each in this order
+        return Ebsc(_denoiser(spec, allow), base, spec.sigma)
     except TypeError as error:
         raise InputError(f"not a model specification: {error}") from error
-    return Ebsc(front, head, spec.sigma)
 
 
 def code(spec: ModelSpec) -> dict[str, str]:
@@ -182,12 +172,25 @@ def _modules(spec: ModelSpec) -> list[str]:
     return sorted({own.module_of(kind) for kind in kinds if own.is_own(kind)})
 
 
-def _denoiser(kind: str, shape: tuple[int, int, int], sigma: float, options: dict[str, Any]) -> nn.Module:
+def _denoiser(spec: ModelSpec, allow: Sequence[str]) -> nn.Module:
+    options = dict(spec.denoiser)
+    kind = options.pop("kind")
+    if own.is_own(kind):
+        made = own.make(kind, allow, spec.shape, spec.sigma, **options)
+        return EmpiricalBayes(made, spec.sigma) if isinstance(made, Energy) else made
     if kind == "none" and not options:
         return nn.Identity()
     if kind == "network":
-        return UNet(shape, sigma, **options)
-    return EmpiricalBayes(energy.build(kind, shape, sigma, **options), sigma)
+        return UNet(spec.shape, spec.sigma, **options)
+    return EmpiricalBayes(energy.build(kind, spec.shape, spec.sigma, **options), spec.sigma)
+
+
+def _classifier(spec: ModelSpec, allow: Sequence[str]) -> nn.Module:
+    options = dict(spec.classifier)
+    kind = options.pop("kind")
+    if own.is_own(kind):
+        return own.make(kind, allow, spec.shape, spec.n_classes, **options)
+    return classifier.build(kind, spec.shape, spec.n_classes, **options)
 
 
 def save(folder: str | Path, model: Ebsc, spec: ModelSpec) -> None:

@@ -1,4 +1,4 @@
-"""The convolutional networks that energies are made of."""
+"""The convolutional networks that energies are made of; the U-Net is a plain denoiser too."""
 
 import torch
 from jaxtyping import Float
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ebsc.errors import InputError
 
-__all__ = ["ConvNet", "UNet"]
+__all__ = ["ConvNet", "UNet", "check_width"]
 
 
 def check_width(width: int) -> None:

@@ -33,7 +33,7 @@ REFINEMENT = 16
 
 
 def check_seed(seed: int) -> None:
-    """Raise :class:`InputError` unless every generator takes it."""
+    """Raise :class:`InputError` unless 0 <= seed < 2**63."""
     if not 0 <= seed < 2**63:
         raise InputError(f"seed must not be negative, and below 2^63, but is {seed}")
 

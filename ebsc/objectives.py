@@ -1,12 +1,12 @@
-"""Objectives of smoothed classifiers: small functions of the votes on a batch under fixed draws of noise.
+"""Objectives of smoothed classifiers: small functions of the outputs on a batch under fixed draws of noise.
 
 Each works with any denoiser, or none: with one it trains an empirical Bayes smoothed classifier, XHAT(epsilon) of
 Saremi & Srivastava 2020 (arXiv 2005.04504) when it attacks; without one, the classifier of the paper that is named.
 
-Every function takes the votes (see :class:`Votes`), clean images ``x`` of shape (row, channel, height, width) in [0, 1]
-and labels of shape (row,), and returns the loss, a scalar, and the logits it was taken on, (draw, row, class). Formulas
-were read in the authors' own code; the defaults are those of their published MNIST logs at sigma 0.5, as far as
-these are known.
+Every function takes f under noise (see :class:`NoisyNetwork`), clean images ``x`` of shape (row, channel, height,
+width) in [0, 1] and labels of shape (row,), and returns the loss, a scalar, and the logits it was taken on, (draw, row,
+class). Formulas were read in the authors' own code; the defaults are those of their published MNIST logs at sigma 0.5,
+as far as these are known.
 """
 
 import inspect
@@ -28,10 +28,12 @@ from ebsc.training import Batch, Objective, Randomness
 
 __all__ = [
     "OBJECTIVES",
+    "Labels",
+    "Logits",
     "Network",
-    "Votes",
+    "NoisyNetwork",
     "catrs",
-    "check",
+    "check_training",
     "consistency",
     "expected_cross_entropy",
     "gaussian",
@@ -80,15 +82,16 @@ class Network:
             self._gradients[value] = as_graph(gradient, self._compiled)
 
         def at(x: Tensor) -> Tensor:
+            before = self.model.training
             self.model.eval()
             found = self._gradients[value](x, noise, *targets)
-            self.model.train()
+            self.model.train(before)
             return found
 
         return at
 
 
-class Votes:
+class NoisyNetwork:
     """f(xhat(x + eps_i)) under m fixed draws eps_i: the attack and the loss see the same noise.
 
     Attributes:
@@ -136,25 +139,25 @@ def _kl(target: Float[Tensor, "*row class"], logits: Float[Tensor, "*row class"]
     return (target * (log_target - log_softmax(logits, -1))).sum(-1)
 
 
-def gaussian(votes: Votes, x: Images, labels: Labels) -> Result:
+def gaussian(f: NoisyNetwork, x: Images, labels: Labels) -> Result:
     """Gaussian augmentation: cross-entropy under noise (Cohen, Rosenfeld & Kolter 2019, arXiv 1902.02918)."""
-    logits = votes(x)
+    logits = f(x)
     return _each(logits, labels).mean(), logits
 
 
-def stability(votes: Votes, x: Images, labels: Labels, *, weight: float = 2.0) -> Result:
+def stability(f: NoisyNetwork, x: Images, labels: Labels, *, weight: float = 2.0) -> Result:
     """Stability training: cross-entropy on the clean image, and its outputs close to those under noise.
 
     Li, Chen, Wang & Carin 2019, arXiv 1809.03113; the distance is the cross-entropy of the two outputs.
     """
-    logits = votes(x)
-    clean = votes.network.logits(x[None])
+    logits = f(x)
+    clean = f.network.logits(x[None])
     distance = -(softmax(clean, 2) * log_softmax(logits, 2)).sum(2).mean()
     return _each(clean, labels).mean() + weight * distance, logits
 
 
 def smoothadv(
-    votes: Votes,
+    f: NoisyNetwork,
     x: Images,
     labels: Labels,
     *,
@@ -177,15 +180,15 @@ def smoothadv(
     probability over the draws. That is a smooth count of lost votes: images at which the vote is far from changing
     sides, won or lost, hardly count. It wants draws enough to know p.
     """
-    epsilon *= votes.strength
+    epsilon *= f.strength
     point = ascend(
-        votes.ascent(expected_cross_entropy, labels),
+        f.ascent(expected_cross_entropy, labels),
         x,
         steps=steps,
         step=2 * epsilon / steps,
         onto=lambda point: x + project(point.clamp(0, 1) - x, epsilon),
     )
-    logits = votes(point)
+    logits = f(point)
     if slope:
         p = _mean(logits).gather(1, labels[:, None])
         return torch.sigmoid(slope * (0.5 - p)).mean(), logits
@@ -193,13 +196,13 @@ def smoothadv(
     return (-torch.expm1(-q * loss) / q if q else loss).mean(), logits
 
 
-def consistency(votes: Votes, x: Images, labels: Labels, *, weight: float = 5.0, entropy: float = 0.5) -> Result:
+def consistency(f: NoisyNetwork, x: Images, labels: Labels, *, weight: float = 5.0, entropy: float = 0.5) -> Result:
     """Consistency regularisation: every draw's output close to their mean, and the mean far from uniform.
 
     Jeong & Shin 2020, arXiv 2006.04062: cross-entropy + weight mean_i KL(mean || F_i) + entropy H(mean). Published
     MNIST logs: 2 draws; weight 10 at sigma 0.25.
     """
-    logits = votes(x)
+    logits = f(x)
     mean = _mean(logits)
     spread = _kl(mean.expand_as(logits), logits).mean()
     uncertainty = -(mean * mean.clamp(min=1e-20).log()).sum(1).mean()
@@ -207,7 +210,7 @@ def consistency(votes: Votes, x: Images, labels: Labels, *, weight: float = 5.0,
 
 
 def macer(
-    votes: Votes,
+    f: NoisyNetwork,
     x: Images,
     labels: Labels,
     *,
@@ -220,9 +223,9 @@ def macer(
     Zhai et al. 2020, arXiv 2001.02378; ``temperature`` multiplies the logits of the radius. The radius counts once the
     ramp of training is over. Published MNIST logs: 16 draws, a ramp of a third of training; weight 6 at sigma 1.
     """
-    logits = votes(x)
+    logits = f(x)
     loss = nll_loss((_mean(logits) + 1e-10).log(), labels)
-    if votes.strength < 1:
+    if f.strength < 1:
         return loss, logits
     best = _mean(temperature * logits).topk(2)
     gap = torch.special.ndtri(best.values[:, 1]) - torch.special.ndtri(best.values[:, 0])
@@ -230,11 +233,11 @@ def macer(
     # picked before the inverse: through an infinite one the gradient would be NaN even where it is masked
     top = best.values[counts]
     hinge = torch.special.ndtri(top[:, 1]) - torch.special.ndtri(top[:, 0]) + margin
-    return loss + weight * votes.sigma / 2 * hinge.sum() / len(labels), logits
+    return loss + weight * f.sigma / 2 * hinge.sum() / len(labels), logits
 
 
 def smoothmix(
-    votes: Votes,
+    f: NoisyNetwork,
     x: Images,
     labels: Labels,
     *,
@@ -248,7 +251,7 @@ def smoothmix(
     Jeong et al. 2021, arXiv 2111.09277; mixed with lambda uniform in [0, 1/2]. Published MNIST logs: ``mix_step`` 1
     (the image after one step takes the clean one's place) at sigma 0.25 and 1, where ``steps`` is 2 and 8.
     """
-    ascent = votes.ascent(expected_cross_entropy, labels)
+    ascent = f.ascent(expected_cross_entropy, labels)
 
     def walk(start: Tensor, count: int) -> Tensor:
         return ascend(ascent, start, steps=count, step=step, onto=lambda point: point.clamp(0, 1))
@@ -256,20 +259,20 @@ def smoothmix(
     near = walk(x, mix_step)
     far = walk(near, steps - mix_step)
     if mix_step:
-        near = (x + project(near - x, votes.strength * step * mix_step)).clamp(0, 1)
-    logits = votes(near)
+        near = (x + project(near - x, f.strength * step * mix_step)).clamp(0, 1)
+    logits = f(near)
     mean = _mean(logits)
-    share = votes.random.uniform(1)[0] / 2
+    share = f.random.uniform(1)[0] / 2
     between = torch.lerp(near, far, share[:, None, None, None])
     target = torch.lerp(mean, torch.full_like(mean, 1 / mean.shape[1]), share[:, None])
-    mixed = votes(between)
+    mixed = f(between)
     right = mean.argmax(1) == labels
     loss = (right * _kl(target.expand_as(mixed), mixed)).mean()
-    return _each(logits, labels).mean() + weight * votes.strength * loss, logits
+    return _each(logits, labels).mean() + weight * f.strength * loss, logits
 
 
 def catrs(
-    votes: Votes, x: Images, labels: Labels, *, epsilon: float = 1.0, weight: float = 1.0, steps: int = 4
+    f: NoisyNetwork, x: Images, labels: Labels, *, epsilon: float = 1.0, weight: float = 1.0, steps: int = 4
 ) -> Result:
     """CAT-RS: the easiest draws of uncertain images, the worst-case draw of images that are certain.
 
@@ -278,20 +281,20 @@ def catrs(
     within epsilon of eps_i before it is given that one's mean and size again. The authors take the target from votes
     of a network trained before; here it is the network's own mean output. As theirs, its attack has no ramp.
     """
-    logits = votes(x)
+    logits = f(x)
     target = _mean(logits.detach())
     share = (logits.argmax(2) == labels).float().mean(0)
-    kept = (votes.random.uniform(len(logits)) < share).sum(0).clamp(min=1)
+    kept = (f.random.uniform(len(logits)) < share).sum(0).clamp(min=1)
     order = torch.arange(len(logits), device=kept.device)[:, None]
     easy = (_each(logits, labels).sort(0).values * (order < kept)).mean(0)
     points = ascend(
-        votes.network.gradient(_expected_divergence, torch.zeros_like(votes.noise), target),
-        x + votes.noise,
+        f.network.gradient(_expected_divergence, torch.zeros_like(f.noise), target),
+        x + f.noise,
         steps=steps,
         step=2 * epsilon / steps,
-        onto=lambda points: x + _moments(votes.noise + project(points - x - votes.noise, epsilon), votes.noise),
+        onto=lambda points: x + _moments(f.noise + project(points - x - f.noise, epsilon), f.noise),
     )
-    worst = votes.network.logits(points)
+    worst = f.network.logits(points)
     hard = _kl(target.expand_as(worst), worst).max(0).values
     return (easy + weight * (kept == len(logits)) * hard).mean(), worst
 
@@ -343,7 +346,7 @@ def learned(
     Raises:
         InputError: an unknown name or hyperparameter, or draws < 1.
     """
-    check(draws, ramp, denoising)
+    check_training(draws, ramp, denoising)
     chosen = hyperparameters(name, options)
     function = partial(OBJECTIVES[name], **chosen)
     network = Network(model, compiled=compiled)
@@ -351,8 +354,8 @@ def learned(
     def loss(batch: Batch) -> dict[str, Tensor]:
         x = batch.images / levels
         noise = model.sigma * batch.random.normal(draws, *x.shape[1:])
-        votes = Votes(network, noise, batch.random, min(1.0, (batch.step + 1) / (ramp + 1)))
-        value, logits = function(votes, x, batch.labels)
+        f = NoisyNetwork(network, noise, batch.random, min(1.0, (batch.step + 1) / (ramp + 1)))
+        value, logits = function(f, x, batch.labels)
         right = (_mean(logits.detach()).argmax(1) == batch.labels).float().mean()
         scalars = {"loss": value, "accuracy": right}
         if denoising:
@@ -363,7 +366,7 @@ def learned(
     return loss
 
 
-def check(draws: int, ramp: int, denoising: float) -> None:
+def check_training(draws: int, ramp: int, denoising: float) -> None:
     """Raise :class:`InputError` unless :func:`learned` takes these."""
     if draws < 1 or ramp < 0 or denoising < 0:
         raise InputError("draws must be at least 1, ramp and the weight of denoising not negative")
@@ -390,9 +393,8 @@ def hyperparameters(name: str, options: dict[str, Any]) -> dict[str, Any]:
         least = {"steps": 1, "epsilon": float_info.min}.get(key, 0)
         most = {"q": 1}.get(key, float_info.max)
         if not least <= value <= most or (kind is int and value != int(value)):
-            raise InputError(
-                f"{key} of objective {name} must be a finite {kind.__name__} of the right size, not {value}"
-            )
+            limits = f"[{least:g}, {most:g}]"
+            raise InputError(f"{key} of objective {name} must be a finite {kind.__name__} in {limits}, not {value}")
         chosen[key] = kind(value)
     whole = {key: parameter.default for key, parameter in known.items()} | chosen
     if whole.get("mix_step", 0) > whole.get("steps", 0):

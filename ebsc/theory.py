@@ -20,9 +20,9 @@ __all__ = [
     "margin",
     "mean_radius",
     "plane",
-    "probability",
     "share_lowered",
     "signed_radius",
+    "win_probability",
 ]
 
 Vector = Float64[np.ndarray, " dimension"]
@@ -32,7 +32,7 @@ Numbers = Float64[np.ndarray, "*points"]
 _REACH = 36.0  # standard deviations; beyond lies less than 1e-283
 
 
-def probability(x: Vectors, w: Vector, mu: Vector, s: float, sigma: float) -> Numbers:
+def win_probability(x: Vectors, w: Vector, mu: Vector, s: float, sigma: float) -> Numbers:
     """P[w . xhat(x + eps) > 0], eps ~ N(0, sigma^2 I), when X is an equal mixture of N(+mu, s^2 I) and N(-mu, s^2 I).
 
     With v = s^2 + sigma^2 and a = s^2 / v the Bayes estimator is xhat(y) = a y + (1 - a) mu tanh(mu.y / v), so that the
@@ -55,7 +55,7 @@ def probability(x: Vectors, w: Vector, mu: Vector, s: float, sigma: float) -> Nu
             a standard deviation.
 
     >>> x = np.array([1.0, 0.5])
-    >>> p = probability(x, w=np.array([1.0, 0.0]), mu=np.array([1.0, 1.0]), s=0.0, sigma=1.0)
+    >>> p = win_probability(x, w=np.array([1.0, 0.0]), mu=np.array([1.0, 1.0]), s=0.0, sigma=1.0)
     >>> round(float(p), 6)  # Phi(1.5/sqrt(2))
     0.855578
     """
@@ -104,7 +104,7 @@ def signed_radius(x: Vectors, w: Vector, mu: Vector, s: float, sigma: float) -> 
     beyond what any number of draws could certify.
 
     Args:
-        x: clean images, centred. See :func:`probability` for all arguments.
+        x: clean images, centred. See :func:`win_probability` for all arguments.
         w: normal of the base classifier; class +1 is where w.x > 0.
         mu: half the difference of the class means.
         s: standard deviation of X around its class mean.
@@ -114,7 +114,7 @@ def signed_radius(x: Vectors, w: Vector, mu: Vector, s: float, sigma: float) -> 
     >>> signed_radius(x, w, mu=np.array([1.0, 1.0]), s=0.0, sigma=0.5).round(6)
     array([ 0.707107, -0.707107])
     """
-    wins, loses = probability(x, w, mu, s, sigma), probability(x, -w, mu, s, sigma)
+    wins, loses = win_probability(x, w, mu, s, sigma), win_probability(x, -w, mu, s, sigma)
     tail = ndtri(np.minimum(wins, loses)).clip(min=-_REACH)
     return np.asarray(np.where(wins < loses, 1.0, -1.0) * sigma * tail)
 
@@ -126,7 +126,7 @@ def exact_radius(x: Vectors, w: Vector, mu: Vector, s: float, sigma: float) -> N
     boundary turns from w to mu, and at x = mu the radius |mu| is above the margin unless w is parallel to mu.
 
     Args:
-        x: clean images, centred. See :func:`probability` for all arguments.
+        x: clean images, centred. See :func:`win_probability` for all arguments.
         w: normal of the base classifier.
         mu: half the difference of the class means.
         s: standard deviation of X around its class mean.
@@ -177,7 +177,7 @@ def mean_radius(w: Vector, mu: Vector, s: float, sigma: float) -> float:
 
     Args:
         w: normal of the base classifier.
-        mu: half the difference of the class means. See :func:`probability` for all arguments.
+        mu: half the difference of the class means. See :func:`win_probability` for all arguments.
         s: standard deviation of X around its class mean.
         sigma: standard deviation of the noise.
 
@@ -197,21 +197,22 @@ def mean_radius(w: Vector, mu: Vector, s: float, sigma: float) -> float:
     return float((weights[:, None] * weights * radii).sum() / weights.sum() ** 2)
 
 
-def share_lowered(w: Vector, mu: Vector, s: float, sigma: float, side: int = 40) -> float:
+def share_lowered(w: Vector, mu: Vector, s: float, sigma: float) -> float:
     """Share of class +1, X ~ N(mu, s^2 I), whose signed radius is lower with denoising than by plain smoothing.
+
+    Counted over 40 x 40 equally likely points of the plane.
 
     Args:
         w: normal of the base classifier.
-        mu: half the difference of the class means. See :func:`probability` for all arguments.
+        mu: half the difference of the class means. See :func:`win_probability` for all arguments.
         s: standard deviation of X around its class mean.
         sigma: standard deviation of the noise.
-        side: counted over this many by this many equally likely points of the plane.
 
     >>> w, mu = np.array([0.6, 0.8]), np.array([1.0, 0.0])
     >>> share_lowered(w, mu, s=0.0, sigma=0.5), share_lowered(w, mu, s=0.5, sigma=0.5) > 0.05
     (0.0, True)
     """
-    quantiles = ndtri((np.arange(side) + 0.5) / side)
+    quantiles = ndtri((np.arange(40) + 0.5) / 40)
     points = plane(w, mu, *np.meshgrid(np.linalg.norm(mu) + s * quantiles, s * quantiles))
     plain = points @ w / np.linalg.norm(w)
     return float((signed_radius(points, w, mu, s, sigma) < plain - 1e-9).mean())
@@ -222,7 +223,7 @@ def exact_model(w: Vector, mu: Vector, s: float, sigma: float, shape: tuple[int,
 
     Args:
         w: normal of the base classifier; class 1 of the model is class +1.
-        mu: half the difference of the class means. See :func:`probability` for all arguments.
+        mu: half the difference of the class means. See :func:`win_probability` for all arguments.
         s: standard deviation of X around its class mean.
         sigma: standard deviation of the noise.
         shape: channels, height, width of an image.

@@ -1,6 +1,6 @@
 """One training loop, which can be left after any step and gone on with; what is learned is a small function."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from math import cos, isfinite, pi
@@ -28,12 +28,8 @@ __all__ = [
     "Schedule",
     "Step",
     "Trainer",
-    "accuracy",
     "classification",
     "denoising",
-    "denoising_error",
-    "fit",
-    "noisy_batches",
     "share",
 ]
 
@@ -147,11 +143,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step saw: how many steps are done, of how many, images so far, and the objective's scalars."""
+    """What a step saw: how many steps are done, of how many, and the objective's scalars."""
 
     step: int
     steps: int
-    images: int
     loss: float
     scalars: Mapping[str, Tensor]
 
@@ -286,8 +281,7 @@ class Trainer:
         self.step += 1
         self._before = {}
         self.whole = True
-        images = self.step * self.schedule.batch
-        return Step(self.step, self.schedule.steps, images, value.item(), {k: v.detach() for k, v in scalars.items()})
+        return Step(self.step, self.schedule.steps, value.item(), {k: v.detach() for k, v in scalars.items()})
 
     def state(self) -> dict[str, Tensor]:
         """All that the steps still to come depend on: weights, their average, the optimiser, the step.
@@ -353,25 +347,6 @@ class Trainer:
         return rng.permutation(len(self._labels))
 
 
-def fit(
-    module: nn.Module,
-    data: Dataset,
-    objective: Objective,
-    schedule: Schedule,
-    *,
-    device: torch.device | str = "cpu",
-    report: Callable[[Step], None] = lambda step: None,
-) -> None:
-    """Train from the first step to the last; for the arguments see :class:`Trainer`.
-
-    ``report`` is called after every step. What the module holds then is the average of its weights.
-    """
-    trainer = Trainer(module, data, objective, schedule, device=device)
-    while not trainer.done:
-        report(trainer.advance())
-    trainer.finish()
-
-
 class _Loss(nn.Module):
     """The objective as a module whose parameters are what is trained, as DistributedDataParallel wants it."""
 
@@ -410,31 +385,3 @@ def _ema(decay: float, frozen: Collection[int]) -> Callable[..., None]:
                 kept.copy_(new)
 
     return update
-
-
-def noisy_batches(data: Dataset, sigma: float, seed: int, device: torch.device | str) -> Iterator[tuple[Tensor, ...]]:
-    """Clean images, the same under noise, and labels."""
-    generator = torch.Generator(device).manual_seed(seed)
-    for first in range(0, len(data.labels), 512):
-        images = torch.from_numpy(data.images[first : first + 512]).to(device)
-        z = torch.randn(images.shape, device=device, generator=generator)
-        y = perturb(images, z, sigma, data.levels)
-        yield images / data.levels, y, torch.from_numpy(data.labels[first : first + 512]).to(device)
-
-
-def denoising_error(
-    denoiser: nn.Module, data: Dataset, sigma: float, *, seed: int = 0, device: torch.device | str = "cpu"
-) -> float:
-    """E|x - xhat(x + sigma eps)|^2 per pixel over a data set, one draw an image. Without a denoiser it is sigma^2."""
-    denoiser = denoiser.to(device).eval()
-    with torch.no_grad():
-        total = sum(float((denoiser(y) - x).square().sum()) for x, y, _ in noisy_batches(data, sigma, seed, device))
-    return total / data.images.size
-
-
-def accuracy(model: Ebsc, data: Dataset, *, seed: int = 0, device: torch.device | str = "cpu") -> float:
-    """Share of f(xhat(x + eps)) that is right, one draw an image: the accuracy of the base classifier of the vote."""
-    model = model.to(device).eval()
-    with torch.no_grad():
-        batches = noisy_batches(data, model.sigma, seed, device)
-        return sum(int((model(y).argmax(1) == labels).sum()) for _, y, labels in batches) / len(data.labels)

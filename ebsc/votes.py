@@ -14,7 +14,7 @@ from ebsc.device import as_graph
 from ebsc.errors import InputError, RunError, one_line
 from ebsc.model import Ebsc
 from ebsc.noise import BLOCK, Normals, Stream, check_exact, perturb
-from ebsc.walkjump import Walk, chain_votes, check
+from ebsc.walkjump import Walk, chain_votes, check_can_walk
 
 __all__ = ["Precision", "Voter", "certify"]
 
@@ -71,7 +71,7 @@ class Voter:
         if batch < 1:
             raise InputError(f"the micro-batch must be at least 1, not {batch}")
         if walk:
-            check(model)
+            check_can_walk(model)
         if images.dtype == np.uint8:
             check_exact(model.sigma, levels)
         self.device = torch.device(device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
 
-__all__ = ["Walk", "chain_votes", "split_r_hat", "walk"]
+__all__ = ["Walk", "chain_votes", "check_can_walk", "split_r_hat", "walk"]
 
 Images = Float[Tensor, "chain channel height width"]
 
@@ -118,7 +118,7 @@ def chain_votes(
     return torch.stack([model.classifier(jump.to(dtype)).float().softmax(1) for _, jump in points]).mean(0)
 
 
-def check(model: Ebsc) -> None:
+def check_can_walk(model: Ebsc) -> None:
     """Raise :class:`InputError` unless a model has a denoiser to walk with."""
     if isinstance(model.denoiser, nn.Identity):
         raise InputError("a walk needs a denoiser, and this model has none (or --plain leaves it out)")

@@ -88,7 +88,7 @@ class Waves:
         """For each threshold, the number of these rows for which it is open."""
         places = np.arange(len(self._thresholds))
         certified, reachable = self._certified[pending, look], self._reachable[pending, look]
-        return np.array([int(((certified <= place) & (place < reachable)).sum()) for place in places])
+        return ((certified[:, None] <= places) & (places < reachable[:, None])).sum(0)
 
     def _wanted(self, pending: np.ndarray, look: np.ndarray) -> tuple[np.ndarray, float]:
         """Weights of what is not known well enough yet: of each threshold, and of the average certified radius."""

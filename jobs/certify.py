@@ -31,7 +31,7 @@ from ebsc.errors import InputError
 from ebsc.files import write_whole
 from ebsc.model import ModelSpec
 from ebsc.votes import Precision
-from ebsc.walkjump import Walk, check
+from ebsc.walkjump import Walk, check_can_walk
 from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.models import load_model
 from jobs.options import parse_images, parse_radii, show_with
@@ -179,7 +179,7 @@ class Certify:
             pick(self._device)  # says before anything is written that there is no such device
         net, spec = load_model(self.model, self.allow)
         if self._walk:
-            check(net.plain() if self.plain else net)
+            check_can_walk(net.plain() if self.plain else net)
         *earlier, budget = self._budgets()
         chosen, indices = self._images(spec)
         campaign = Campaign(chosen.labels, spec.n_classes, spec.sigma, budget=budget, images=indices, seed=self.seed)

@@ -11,8 +11,8 @@ from torch import nn
 from ebsc.data import Dataset
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
-from ebsc.training import Objective, Schedule, Trainer, denoising_error
-from ebsc.validation import pictures, quick_certificates
+from ebsc.training import Objective, Schedule, Trainer
+from ebsc.validation import denoising_error, pictures, quick_certificates
 from jobs.launch import Hold
 from jobs.progress import Reporter, duration
 from jobs.record import Keeper, Logbook, is_main

@@ -17,7 +17,7 @@ from ebsc.errors import InputError
 from ebsc.files import make_folder, write_whole
 from ebsc.model import ModelSpec
 from ebsc.noise import check_seed, perturb
-from ebsc.walkjump import Walk, check, split_r_hat, walk
+from ebsc.walkjump import Walk, check_can_walk, split_r_hat, walk
 from jobs.models import load_model
 from jobs.plots import walks
 from jobs.progress import Reporter
@@ -70,7 +70,7 @@ class Sample:
         """Walk, and write what was seen."""
         how = self.walk
         net, spec = load_model(self.model, self.allow)
-        check(net)
+        check_can_walk(net)
         ours = self.model / "sample" if self.model.exists() else Path("samples") / self.model
         folder, device = self.out or ours, pick(self.device)
         generator = torch.Generator(device).manual_seed(self.seed)

@@ -14,13 +14,13 @@ import tyro
 from torch import nn
 
 from cluster.folder import RunFolder, clear, read_config
-from ebsc import data, mixture, model, training
+from ebsc import data, mixture, model, training, validation
 from ebsc.data import Dataset
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc, ModelSpec, Storage
-from ebsc.objectives import check, hyperparameters, learned
+from ebsc.objectives import check_training, hyperparameters, learned
 from ebsc.own import is_own, module_of
 from ebsc.training import Schedule
 from jobs import recipes
@@ -151,7 +151,7 @@ class Train:
             raise InputError(f"epsilon must be a positive number, not {self.epsilon}")
         if self.objective == "clean" and (self.joint or self.epsilon is not None or self.denoising or self.hyper):
             raise InputError("joint, epsilon, denoising and hyper need an --objective other than clean")
-        check(self.draws, self.ramp, self.denoising)
+        check_training(self.draws, self.ramp, self.denoising)
         if self.classes and not 1 < len(self.classes) == len(set(self.classes)):
             raise InputError("classes must be two or more different ones")
         if self.epsilon is not None and "epsilon" in self.hyper:
@@ -350,7 +350,7 @@ class Train:
 
     def _build(self, train: Dataset, start: tuple[Ebsc, ModelSpec] | None) -> tuple[ModelSpec, Ebsc]:
         if self.denoiser == "mixture":
-            mixture.check(self.components, train)
+            mixture.check_components(self.components, train)
         width = {"width": self.width}
         sizes: dict[str, dict[str, int]] = {"none": {}, "mixture": {"components": self.components}}
         spec = ModelSpec(
@@ -415,11 +415,11 @@ def _check_kind(part: str, kind: str, known: tuple[str, ...]) -> None:
 
 def _evaluate(net: Ebsc, test: Dataset, device: torch.device) -> dict[str, float]:
     """What a user wants to know before certifying, said and recorded."""
-    figures = {"accuracy_on_noisy": training.accuracy(net.plain(), test, device=device)}
+    figures = {"accuracy_on_noisy": validation.accuracy(net.plain(), test, device=device)}
     print(f"accuracy of the classifier on y = x + sigma eps: {figures['accuracy_on_noisy']:.1%}")
     if not isinstance(net.denoiser, nn.Identity):
-        figures["accuracy_on_xhat"] = training.accuracy(net, test, device=device)
-        figures["denoising_error"] = training.denoising_error(net.denoiser, test, net.sigma, device=device)
+        figures["accuracy_on_xhat"] = validation.accuracy(net, test, device=device)
+        figures["denoising_error"] = validation.denoising_error(net.denoiser, test, net.sigma, device=device)
         print(f"accuracy of the classifier on xhat(y): {figures['accuracy_on_xhat']:.1%}")
         print(f"denoising error: {figures['denoising_error']:.5f} per pixel (the noise itself: {net.sigma**2:g})")
     net.cpu()

@@ -12,8 +12,8 @@ from ebsc.bounds import (
     clopper_pearson_upper,
     false_certificates,
     floor_radius,
-    probability,
     radius,
+    required_probability,
 )
 
 CASES = [(0, 1), (1, 1), (0, 10), (3, 10), (10, 10), (51, 100), (999, 1000), (90_000, 100_000), (100_000, 100_000)]
@@ -71,7 +71,7 @@ def test_bounds_take_a_level_for_each_row():
 @pytest.mark.parametrize("sigma", [0.12, 0.5, 1.0])
 def test_radius_and_probability_are_inverse(sigma):
     radii = np.linspace(0, 4 * sigma, 101)
-    np.testing.assert_allclose(radius(probability(radii, sigma), sigma), radii, atol=1e-9)
+    np.testing.assert_allclose(radius(required_probability(radii, sigma), sigma), radii, atol=1e-9)
     assert (radius(np.linspace(0, 0.5, 11), sigma) == 0).all()
 
 

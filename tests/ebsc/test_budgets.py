@@ -72,17 +72,12 @@ def test_a_campaign_gives_false_certificates_no_more_often_than_alpha(budget, p)
         assert false >= stats.binom.ppf(1e-7, rows, 0.4 * budget.alpha)
 
 
-def shares(alpha, shares, rows=4000, n=2000):
+def two_sided(alpha, p, rows=4000):
     """Certificates of a two-sided budget over images that all have these probabilities of the classes."""
-    budget = Sequential(radii=GRID, n=n, n0=200, alpha=alpha, two_sided=True)
-    campaign, rng = (
-        Campaign(np.zeros(rows, dtype=np.int64), len(shares), SIGMA, budget=budget),
-        np.random.default_rng(0),
-    )
-    while units := campaign.next_units(10**6):
-        for unit in units:
-            campaign.merge(unit, rng.multinomial(unit.spans["stop"] - unit.spans["start"], shares))
-    return campaign.certificates()
+    budget = Sequential(radii=GRID, n=2000, n0=200, alpha=alpha, two_sided=True)
+    campaign = Campaign(np.zeros(rows, dtype=np.int64), len(p), SIGMA, budget=budget)
+    rng = np.random.default_rng(0)
+    return coins.run(campaign, lambda unit: rng.multinomial(unit.spans["stop"] - unit.spans["start"], p))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +88,7 @@ def shares(alpha, shares, rows=4000, n=2000):
     ],
 )
 def test_two_sided_certificates_are_false_no_more_often_than_alpha(p):
-    table = shares(0.05, p)
+    table = two_sided(0.05, p)
     exact = np.array(
         [SIGMA / 2 * (stats.norm.ppf(p[c]) - stats.norm.ppf(max(*p[:c], *p[c + 1 :], 0))) for c in range(len(p))]
     )
@@ -101,7 +96,7 @@ def test_two_sided_certificates_are_false_no_more_often_than_alpha(p):
 
 
 def test_the_two_sided_bound_certifies_candidates_below_one_half():
-    table = shares(0.001, (0.45, 0.275, 0.275), rows=50)
+    table = two_sided(0.001, (0.45, 0.275, 0.275), rows=50)
     assert (table["radius"] > 0).all()
 
 

@@ -80,16 +80,14 @@ EXTENDED = {
 def test_an_extended_run_keeps_every_draw_and_ends_as_if_it_had_been_the_larger_one(name, seed, rows):
     small, large = EXTENDED[name]
     p = np.random.default_rng(seed).beta(5, 1, rows)
-    first, records = campaign(small, rows, seed), []
-    while units := first.next_units(5000):
-        for unit in units:
-            records += first.records(first.merge(unit, coins.addressed(p)(unit)))
+    first = campaign(small, rows, seed)
+    before, records = coins.recorded(first, coins.addressed(p), 5000)
     extended = campaign(large, rows, seed)
     extended.restore(records)
     assert extended.draws == first.draws
     table = coins.run(extended, coins.addressed(p))
     assert table.tobytes() == coins.run(campaign(large, rows, seed), coins.addressed(p)).tobytes()
-    assert (table["draws"] >= first.certificates()["draws"]).all()
+    assert (table["draws"] >= before["draws"]).all()
 
 
 def test_an_extended_fixed_budget_certifies_what_the_larger_one_does():

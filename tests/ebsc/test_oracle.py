@@ -16,7 +16,7 @@ from ebsc.bounds import clopper_pearson_lower
 from ebsc.budgets import Budget, Fixed, Sequential
 from ebsc.campaign import Campaign
 from ebsc.model import Ebsc
-from ebsc.theory import exact_model, exact_radius, margin, probability
+from ebsc.theory import exact_model, exact_radius, margin, win_probability
 from ebsc.votes import Voter
 
 SIGMA = 0.4
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
     @property
     def truth(self) -> tuple[float, ...]:
-        p = float(probability(self.x, self.w, self.mu, self.s, SIGMA))
+        p = float(win_probability(self.x, self.w, self.mu, self.s, SIGMA))
         return 1 - p, p
 
     @property

@@ -14,9 +14,9 @@ from ebsc.theory import (
     margin,
     mean_radius,
     plane,
-    probability,
     share_lowered,
     signed_radius,
+    win_probability,
 )
 
 
@@ -29,7 +29,7 @@ def vectors(dimension: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.n
 def test_without_spread_the_boundary_is_that_of_the_density(dimension, sigma):
     x, w, mu = vectors(dimension)
     expected = ndtr(np.sign(w @ mu) * (mu @ x) / np.linalg.norm(mu) / sigma)
-    assert probability(x, w, mu, 0.0, sigma) == pytest.approx(expected, abs=1e-12)
+    assert win_probability(x, w, mu, 0.0, sigma) == pytest.approx(expected, abs=1e-12)
     assert exact_radius(x, w, mu, 0.0, sigma) == pytest.approx(abs(mu @ x) / np.linalg.norm(mu), abs=1e-9)
 
 
@@ -46,8 +46,8 @@ def test_with_w_parallel_to_mu_the_radius_is_the_margin(scale):
     x, _, mu = vectors(8)
     for s in (0.0, 0.1, 1.0):
         assert exact_radius(x, scale * mu, mu, s, 0.5) == pytest.approx(margin(x, mu), abs=1e-9)
-        assert probability(x, scale * mu + 1e-9, mu, s, 0.5) == pytest.approx(
-            probability(x, scale * mu, mu, s, 0.5), abs=1e-7
+        assert win_probability(x, scale * mu + 1e-9, mu, s, 0.5) == pytest.approx(
+            win_probability(x, scale * mu, mu, s, 0.5), abs=1e-7
         )
 
 
@@ -75,7 +75,7 @@ def test_it_agrees_with_a_brute_force_integral(s, seed):
     residual = s**2 / v * sigma * np.sqrt(w @ w - along**2)
     conditional = ndtr(mean / residual) if s else mean > 0
     expected = (conditional * np.exp(-(z**2) / 2)).sum() * 1e-5 / np.sqrt(2 * np.pi)
-    assert probability(x, w, mu, s, sigma) == pytest.approx(expected, abs=1e-10 if s >= 0.1 else 1e-5)
+    assert win_probability(x, w, mu, s, sigma) == pytest.approx(expected, abs=1e-10 if s >= 0.1 else 1e-5)
 
 
 @pytest.mark.parametrize("s", [0.0, 0.1, 0.5])
@@ -85,7 +85,7 @@ def test_it_is_the_share_of_estimates_on_the_right_side(s):
     y = torch.from_numpy(x + sigma * np.random.default_rng(0).normal(size=(draws, 16))).view(draws, 1, 4, 4)
     energy = GaussianMixture.two_classes(torch.from_numpy(mu).view(1, 4, 4), s, sigma, centre=0.0)
     share = (bayes_estimate(energy, y, sigma).flatten(1).numpy() @ w > 0).mean()
-    exact = probability(x, w, mu, s, sigma)
+    exact = win_probability(x, w, mu, s, sigma)
     assert abs(share - exact) < 5 * np.sqrt(exact * (1 - exact) / draws)
 
 
@@ -93,7 +93,7 @@ def test_a_score_that_is_zero_everywhere_is_refused():
     x, zero, mu = np.ones(2), np.zeros(2), np.array([1.0, 0.0])
     for w, mean, s in ((zero, mu, 1.0), (x, zero, 1.0), (np.array([0.0, 1.0]), mu, 0.0)):
         with pytest.raises(InputError, match="0 everywhere"):
-            probability(x, w, mean, s, 0.5)
+            win_probability(x, w, mean, s, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_score_that_is_zero_everywhere_is_refused():
 )
 def test_what_is_no_standard_deviation_is_refused(s, sigma):
     with pytest.raises(InputError, match="sigma"):
-        probability(np.ones(2), np.ones(2), np.ones(2), s, sigma)
+        win_probability(np.ones(2), np.ones(2), np.ones(2), s, sigma)
 
 
 @pytest.mark.parametrize("s", [0.0, 0.1, 1.0])
@@ -122,7 +122,7 @@ def test_the_signed_radius_is_positive_where_class_plus_one_wins_and_odd(s):
     _, w, mu = vectors(8)
     x = np.random.default_rng(4).normal(size=(50, 8))
     signed = signed_radius(x, w, mu, s, 0.5)
-    assert ((signed > 0) == (probability(x, w, mu, s, 0.5) > 0.5)).all()
+    assert ((signed > 0) == (win_probability(x, w, mu, s, 0.5) > 0.5)).all()
     assert 5 < (signed > 0).sum() < 45
     np.testing.assert_allclose(np.abs(signed), exact_radius(x, w, mu, s, 0.5), rtol=0, atol=0)
     np.testing.assert_allclose(signed_radius(-x, w, mu, s, 0.5), -signed, rtol=0, atol=1e-9)

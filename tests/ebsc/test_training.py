@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from nets import small
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ebsc import data, model, training
+from ebsc import data, training, validation
 from ebsc.errors import InputError
-from ebsc.model import Ebsc, ModelSpec
+from ebsc.model import Ebsc
 from ebsc.noise import BLOCK, perturb
 from ebsc.objectives import learned
 from ebsc.training import Batch, Randomness, Schedule, Trainer
@@ -19,21 +20,19 @@ from ebsc.training import Batch, Randomness, Schedule, Trainer
 SIGMA = 0.5
 
 
-def untrained(kind: str = "residual", seed: int = 0, classifier: str = "linear", width: int = 16) -> Ebsc:
-    torch.manual_seed(seed)
-    options = {"kind": kind} | ({"width": width} if kind != "none" else {})
-    base = {"kind": classifier} | ({"width": 4} if classifier == "resnet" else {})
-    return model.build(
-        ModelSpec(sigma=SIGMA, shape=(1, 8, 8), n_classes=10, levels=16, denoiser=options, classifier=base)
-    )
+def fit(module, digits, objective, schedule: Schedule, report=lambda step: None) -> None:
+    trainer = Trainer(module, digits, objective, schedule)
+    while not trainer.done:
+        report(trainer.advance())
+    trainer.finish()
 
 
 @cache
 def energy(kind: str, steps: int, seed: int = 0) -> tuple[nn.Module, list[training.Step]]:
-    net, seen = untrained(kind), []
+    net, seen = small(kind, width=16), []
     schedule = Schedule(steps=steps, learning_rate=1e-2, warmup=20, ema=0.98, seed=seed)
     digits = data.load("digits", "train")
-    training.fit(net.denoiser, digits, training.denoising(net, 16), schedule, report=seen.append)
+    fit(net.denoiser, digits, training.denoising(net, 16), schedule, report=seen.append)
     return net.denoiser, seen
 
 
@@ -56,29 +55,28 @@ def best_affine_error(test: data.Dataset) -> float:
 def test_a_learned_energy_removes_more_of_the_noise_than_any_affine_map():
     denoiser, steps = energy("residual", 400)
     test = data.load("digits", "test")
-    assert training.denoising_error(nn.Identity(), test, SIGMA) == pytest.approx(SIGMA**2, rel=0.05)
-    assert training.denoising_error(denoiser, test, SIGMA) < best_affine_error(test) < 0.16 * SIGMA**2
+    assert validation.denoising_error(nn.Identity(), test, SIGMA) == pytest.approx(SIGMA**2, rel=0.05)
+    assert validation.denoising_error(denoiser, test, SIGMA) < best_affine_error(test) < 0.16 * SIGMA**2
     assert [step.step for step in steps] == list(range(1, 401))
     assert {step.steps for step in steps} == {400}
-    assert steps[-1].images == 400 * 64
     assert not denoiser.training
 
 
 @pytest.mark.parametrize("kind", ["scalar", "network"])
 def test_the_other_denoisers_learn_as_well(kind):
     test = data.load("digits", "test")
-    assert training.denoising_error(energy(kind, 200)[0], test, SIGMA) < 0.25 * SIGMA**2
+    assert validation.denoising_error(energy(kind, 200)[0], test, SIGMA) < 0.25 * SIGMA**2
 
 
 def test_a_classifier_learns_and_is_better_on_estimates_than_on_noise():
-    net, train, test = untrained(), data.load("digits", "train"), data.load("digits", "test")
+    net, train, test = small("residual"), data.load("digits", "train"), data.load("digits", "test")
     schedule = Schedule(steps=400, batch=128, learning_rate=1e-2, warmup=0, clip=1.0, ema=0.9)
-    training.fit(net.classifier, train, training.classification(net.classifier, 16), schedule)
+    fit(net.classifier, train, training.classification(net.classifier, 16), schedule)
     with torch.no_grad():
         clean = net.classifier(torch.from_numpy(test.images) / 16).argmax(1).numpy() == test.labels
     assert clean.mean() > 0.85
     net.denoiser = energy("residual", 400)[0]
-    plain, ebsc = (np.mean([training.accuracy(f, test, seed=seed) for seed in range(5)]) for f in (net.plain(), net))
+    plain, ebsc = (np.mean([validation.accuracy(f, test, seed=seed) for seed in range(5)]) for f in (net.plain(), net))
     assert ebsc > plain + 0.02
 
 
@@ -105,7 +103,7 @@ def test_every_image_is_seen_once_an_epoch():
         seen.extend(batch.labels.tolist())
         return {"loss": module(torch.zeros(1)).sum()}
 
-    training.fit(module, ten, record, Schedule(steps=15, batch=4))
+    fit(module, ten, record, Schedule(steps=15, batch=4))
     assert len(seen) == 60
     epochs = [seen[start : start + 10] for start in range(0, 60, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
@@ -120,7 +118,7 @@ def test_the_order_of_images_follows_from_the_seed():
             seen.extend(batch.images.flatten(1).double().mul(torch.arange(64)).sum(1).tolist())
             return {"loss": module(torch.zeros(1)).sum()}
 
-        training.fit(module, FORTY, record, Schedule(steps=6, batch=16, seed=seed))
+        fit(module, FORTY, record, Schedule(steps=6, batch=16, seed=seed))
         return seen
 
     assert order(0) == order(0) != order(1)
@@ -166,18 +164,18 @@ SIX = Schedule(steps=6, batch=16, learning_rate=1e-2, warmup=2, ema=0.9)  # two 
 
 
 def joint(seed: int) -> Trainer:
-    net = untrained(seed=seed, width=4)
+    net = small("residual", seed=seed)
     attack = learned(net, "smoothadv", levels=16, draws=2, ramp=3, denoising=0.1, steps=2)
     return Trainer(net, FORTY, attack, SIX)
 
 
 def normalised(seed: int) -> Trainer:
-    net = untrained("none", seed, "resnet")
+    net = small("none", "resnet", seed=seed)
     return Trainer(net, FORTY, learned(net, "smoothmix", levels=16, draws=2, ramp=3, steps=2), SIX)
 
 
 def on_a_fixed_energy(seed: int) -> Trainer:
-    net = untrained(seed=0, width=4)
+    net = small("residual")
     torch.manual_seed(seed)
     net.classifier.map.reset_parameters()
     net.denoiser.requires_grad_(False)
@@ -186,7 +184,7 @@ def on_a_fixed_energy(seed: int) -> Trainer:
 
 def energy_alone(seed: int) -> Trainer:
     """One of whose weights, the last bias of the scalar energy, gets no gradient."""
-    net = untrained("scalar", seed, width=4)
+    net = small("scalar", seed=seed)
     net.classifier.requires_grad_(False)
     return Trainer(net, FORTY, training.denoising(net, 16), SIX)
 
@@ -341,7 +339,7 @@ def test_what_training_returns_is_the_moving_average_of_the_weights():
     def report(step):
         seen.append(module.weight.detach().clone())
 
-    training.fit(module, digits, loss, Schedule(steps=30, ema=0.8, warmup=0), report=report)
+    fit(module, digits, loss, Schedule(steps=30, ema=0.8, warmup=0), report=report)
     average = seen[0]
     for done, weight in enumerate(seen[1:], 1):
         decay = min(0.8, (1 + done) / (10 + done))
@@ -350,10 +348,10 @@ def test_what_training_returns_is_the_moving_average_of_the_weights():
 
 
 def test_the_average_holds_the_counters_of_batch_normalisation():
-    net = untrained("none", classifier="resnet")
+    net = small("none", "resnet")
     digits = data.load("digits", "train")
     schedule = Schedule(steps=3, batch=16)
-    training.fit(net.classifier, digits, training.classification(net.classifier, 16), schedule)
+    fit(net.classifier, digits, training.classification(net.classifier, 16), schedule)
     state = net.classifier.state_dict()
     assert {int(value) for name, value in state.items() if name.endswith("num_batches_tracked")} == {3}
     assert all(torch.isfinite(value).all() for value in state.values())
@@ -376,23 +374,13 @@ def test_the_denoising_loss_is_the_mean_square_per_pixel():
 
 
 def test_classification_is_cross_entropy_on_clean_images():
-    net, digits = untrained("none"), data.load("digits", "train")
+    net, digits = small("none"), data.load("digits", "train")
     images, labels = torch.from_numpy(digits.images[:50]), torch.from_numpy(digits.labels[:50])
     batch = Batch(images, labels, 0, Randomness(0, 0, 50, slice(0, 50), "cpu"))
     scalars = training.classification(net.classifier, 16)(batch)
     outputs = net.classifier(images / 16).softmax(1)
     torch.testing.assert_close(scalars["loss"], -outputs[torch.arange(50), labels].log().mean())
     assert float(scalars["accuracy"]) == pytest.approx(float((outputs.argmax(1) == labels).double().mean()))
-
-
-def test_accuracy_is_the_share_of_single_draws_that_are_right():
-    test = data.load("digits", "test")
-
-    class Always(nn.Module):
-        def forward(self, y):
-            return nn.functional.one_hot(torch.full((len(y),), 3), 10).float()
-
-    assert training.accuracy(Ebsc(nn.Identity(), Always(), SIGMA), test) == (test.labels == 3).mean()
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
@@ -413,10 +401,10 @@ def test_a_loss_that_is_no_number_stops_training(value):
 
 
 def test_images_off_the_lattice_are_not_trained_on():
-    net = untrained()
+    net = small("residual")
     floats = data.load("digits", "train").off_lattice()
     with pytest.raises(InputError, match="on the lattice"):
-        training.fit(net, floats, training.classification(net, 16), Schedule(steps=1))
+        fit(net, floats, training.classification(net, 16), Schedule(steps=1))
 
 
 def test_a_batch_that_processes_cannot_share_equally_is_refused(monkeypatch):

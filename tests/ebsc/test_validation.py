@@ -5,14 +5,15 @@ import copy
 import numpy as np
 import pytest
 import torch
+from nets import small
 from scipy import stats
 from torch import nn
 
-from ebsc import data, model
+from ebsc import data
 from ebsc.errors import InputError
-from ebsc.model import Ebsc, ModelSpec
+from ebsc.model import Ebsc
 from ebsc.noise import perturb
-from ebsc.validation import Quick, pictures, quick_certificates
+from ebsc.validation import Quick, accuracy, pictures, quick_certificates
 
 SIGMA = 0.5
 TEST = data.load("digits", "test").take(np.arange(30))
@@ -72,14 +73,12 @@ def test_a_loaded_coin_is_certified_where_its_side_is_the_label():
     assert right * low <= quick.acr <= right * high
 
 
-def small(seed: int = 0) -> Ebsc:
-    torch.manual_seed(seed)
-    spec = ModelSpec(sigma=SIGMA, shape=(1, 8, 8), n_classes=10, levels=16, denoiser={"kind": "residual", "width": 4})
-    return model.build(spec)
+def test_accuracy_is_the_share_of_single_draws_that_are_right():
+    assert accuracy(Ebsc(nn.Identity(), Always(), SIGMA), TEST) == (TEST.labels == 3).mean()
 
 
-def test_it_follows_from_the_seed_and_leaves_the_model_as_it_was():
-    net = small().train()
+def test_it_is_the_same_each_time_and_leaves_the_model_as_it_was():
+    net = small("residual").train()
     before = copy.deepcopy(net.state_dict())
     first, again = (quick_certificates(net, TEST, n=128) for _ in range(2))
     assert first == again
@@ -91,11 +90,11 @@ def test_it_follows_from_the_seed_and_leaves_the_model_as_it_was():
 
 def test_fewer_draws_than_those_that_select_are_refused():
     with pytest.raises(InputError, match="n must be at least n0 = 128"):
-        quick_certificates(small(), TEST, n=127)
+        quick_certificates(small("residual"), TEST, n=127)
 
 
 def test_pictures_are_clean_noisy_and_estimated():
-    net = small()
+    net = small("residual")
     seen = pictures(net, TEST, 5, seed=7)
     assert seen.shape == (3, 5, 1, 8, 8)
     assert not seen.requires_grad

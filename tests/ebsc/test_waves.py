@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ebsc import waves
-from ebsc.bounds import probability
+from ebsc.bounds import required_probability
 from ebsc.budgets import Sequential, Tolerance
 from ebsc.campaign import Campaign, Outcome
 from ebsc.errors import InputError
@@ -87,7 +87,7 @@ def test_images_whose_candidate_is_wrong_are_not_drawn_on_for():
 def test_images_that_are_left_open_are_those_that_need_most_draws():
     table = run(budget(0.1))
     right = table["predicted"] == table["label"]
-    far = np.abs(P[:, None] - probability(np.array(RADII), SIGMA)).min(1)
+    far = np.abs(P[:, None] - required_probability(np.array(RADII), SIGMA)).min(1)
     left = right & (table["outcome"] == Outcome.STOPPED)
     assert left.any()
     assert np.median(far[left]) < np.median(far[right & ~left])
@@ -116,7 +116,7 @@ def test_it_goes_on_from_any_prefix_of_its_records(data):
 
 
 def test_stopping_by_the_table_gives_false_certificates_no_more_often_than_alpha():
-    rows, p = 20_000, float(probability(0.5, SIGMA))
+    rows, p = 20_000, float(required_probability(0.5, SIGMA))
     asked = Sequential(radii=RADII, n=2000, n0=32, alpha=0.02, tolerance=Tolerance(accuracy=0.3))
     work = Campaign(np.ones(rows, dtype=np.int64), 2, SIGMA, budget=asked)
     table = coins.run(work, coins.fresh(np.full(rows, p)))

@@ -2,11 +2,12 @@
 
 import numpy as np
 import torch
+from nets import small
 
 from ebsc import data
 from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign, Unit
-from ebsc.model import Ebsc, ModelSpec, build
+from ebsc.model import Ebsc
 from ebsc.noise import BLOCK, Normals, Stream, perturb
 from ebsc.votes import Voter
 from ebsc.walkjump import Walk, walk
@@ -17,13 +18,7 @@ BUDGET = Fixed(n=200, n0=40)
 
 
 def model(denoiser: str = "residual") -> Ebsc:
-    torch.manual_seed(0)
-    options = {"kind": denoiser} | ({"width": 4} if denoiser != "none" else {})
-    spec = ModelSpec(sigma=SIGMA, shape=(1, 8, 8), n_classes=10, levels=16, denoiser=options)
-    net = build(spec)
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return net.eval()
+    return small(denoiser, std=0.2).eval()
 
 
 def images() -> np.ndarray:

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from cluster.folder import RunFolder, read_config
-from ebsc import data, model, training
+from ebsc import data, model, validation
 from ebsc.errors import RunError
 from ebsc.validation import Quick
 from jobs.entries import read_entry
@@ -43,8 +43,8 @@ def test_a_short_training_writes_a_model_that_loads_and_has_learned(trained):
     assert (spec.sigma, spec.shape, spec.n_classes, spec.levels) == (0.25, (1, 8, 8), 10, 16)
     assert spec.denoiser == {"kind": "residual", "width": 4}
     test = data.load("digits", "test")
-    assert training.accuracy(net, test) > 0.5
-    assert training.denoising_error(net.denoiser, test, 0.25) < 0.25**2
+    assert validation.accuracy(net, test) > 0.5
+    assert validation.denoising_error(net.denoiser, test, 0.25) < 0.25**2
     made = ["checkpoint", "config.json", "lock", "metrics.jsonl", "model.json", "model.safetensors", "tensorboard"]
     assert sorted(path.name for path in folder.iterdir()) == made
     assert sorted(path.name for path in (folder / "checkpoint").iterdir()) == ["energy.safetensors", "head.safetensors"]
@@ -234,7 +234,7 @@ def test_a_mixture_is_fitted_and_certifies_better_than_plain_smoothing(tmp_path)
     net, spec = model.load(tmp_path / "m")
     assert spec.denoiser == {"kind": "mixture", "components": 40}
     assert {line["part"] for line in tiny.metrics(tmp_path / "m")} == {"head"}
-    assert training.denoising_error(net.denoiser, data.load("digits", "test"), 0.25) < 0.4 * 0.25**2
+    assert validation.denoising_error(net.denoiser, data.load("digits", "test"), 0.25) < 0.4 * 0.25**2
     certify = ["certify", tmp_path / "m", "--workers", 0, "--images", "::12", "--n", 400, "--budget", "fixed"]
     for words in (["-o", tmp_path / "ebsc"], ["-o", tmp_path / "plain", "--plain"]):
         assert tiny.cli(*certify, *words).status == 0
