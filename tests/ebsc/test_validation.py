@@ -10,10 +10,13 @@ from scipy import stats
 from torch import nn
 
 from ebsc import data
+from ebsc.budgets import Fixed
+from ebsc.campaign import Campaign
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
 from ebsc.noise import perturb
 from ebsc.validation import Quick, accuracy, pictures, quick_certificates
+from ebsc.votes import Voter
 
 SIGMA = 0.5
 TEST = data.load("digits", "test").take(np.arange(30))
@@ -86,6 +89,15 @@ def test_it_is_the_same_each_time_and_leaves_the_model_as_it_was():
     for name, weight in net.state_dict().items():
         assert torch.equal(weight, before[name])
     assert all(weight.requires_grad for weight in net.parameters())
+
+
+def test_no_certification_has_its_draws_unless_it_asks_for_them(monkeypatch):
+    seeds = []
+    count = Voter.count
+    monkeypatch.setattr(Voter, "count", lambda voter, unit: seeds.append(unit.seed) or count(voter, unit))
+    quick_certificates(small("residual"), TEST, n=128)
+    assert Campaign(TEST.labels, 10, SIGMA, budget=Fixed(n=128, n0=128)).seed not in seeds
+    assert {*seeds} == {2**62}
 
 
 def test_fewer_draws_than_those_that_select_are_refused():
