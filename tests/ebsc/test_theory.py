@@ -110,7 +110,7 @@ def test_many_points_at_once_have_the_values_of_each(s, scale):
     _, w, mu = vectors(8)
     w = w if scale is None else scale * mu
     x = np.random.default_rng(4).normal(size=(3, 5, 8))
-    for function in (probability, signed_radius, exact_radius):
+    for function in (win_probability, signed_radius, exact_radius):
         together = function(x, w, mu, s, 0.5)
         assert together.shape == (3, 5)
         one_by_one = [[float(function(point, w, mu, s, 0.5)) for point in row] for row in x]
