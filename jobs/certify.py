@@ -176,10 +176,10 @@ class Certify:
         if self.workers == 0:
             pick(self.device)  # says before anything is written that there is no such device
         net, spec = load_model(self.model, self.allow)
-        if self._walk:
+        if self._chain:
             check(net.plain() if self.plain else net)
         *earlier, budget = self._budgets()
-        chosen, indices = self._images(spec)
+        chosen, indices = self._chosen(spec)
         campaign = Campaign(chosen.labels, spec.n_classes, spec.sigma, budget=budget, images=indices, seed=self.seed)
         folder = self.folder
         asked, *extends = (self._question(spec, chosen, one) for one in (budget, *earlier))
@@ -212,23 +212,23 @@ class Certify:
         _summarise(campaign, folder)
 
     def _name(self, spec: ModelSpec) -> str:
-        data_name = Path(self._data(spec)).stem
-        vote = "-plain" * self.plain + f"-walk{self.walk.steps}" * (self._walk is not None)
+        data_name = Path(self._data_name(spec)).stem
+        vote = "-plain" * self.plain + f"-walk{self.walk.steps}" * (self._chain is not None)
         return f"{self.model.resolve().name}{vote}-{data_name}-{self.budget}-n{self.n}"
 
     @property
-    def _walk(self) -> Walk | None:
+    def _chain(self) -> Walk | None:
         return self.walk if self.vote == "walk-jump" else None
 
-    def _data(self, spec: ModelSpec) -> str:
+    def _data_name(self, spec: ModelSpec) -> str:
         name = self.data or spec.training.get("data")
         if not name:
             raise InputError(f"{self.model} does not say what it was trained on: name a data set with --data")
         return str(name)
 
-    def _images(self, spec: ModelSpec) -> tuple[Dataset, np.ndarray]:
+    def _chosen(self, spec: ModelSpec) -> tuple[Dataset, np.ndarray]:
         """The images to certify as a data set of their own, and their indices in the whole one."""
-        whole = data.load(self._data(spec), self.split, self.data_root)
+        whole = data.load(self._data_name(spec), self.split, self.data_root)
         if whole.shape != spec.shape:
             raise InputError(f"{self.model} takes images of shape {spec.shape}, {whole.name} has {whole.shape}")
         if whole.n_classes > spec.n_classes:
@@ -267,7 +267,7 @@ class Certify:
             **({"code": code} if (code := model.code(spec)) else {}),
             "sigma": spec.sigma,
             "plain": self.plain,
-            **({"walk": asdict(self._walk)} if self._walk else {}),
+            **({"walk": asdict(self._chain)} if self._chain else {}),
             "data": chosen.name,
             "split": self.split,
             "images": self.images,
@@ -285,7 +285,7 @@ class Certify:
             weights=weights,
             code=model.code(spec),
             plain=self.plain,
-            walk=self._walk,
+            walk=self._chain,
             images=chosen.images,
             levels=chosen.levels,
             device=self.device,

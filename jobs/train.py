@@ -157,7 +157,7 @@ class Train:
         if self.epsilon is not None and "epsilon" in self.hyper:
             raise InputError("epsilon is given twice, by --epsilon and by --hyper")
         if self.objective != "clean":
-            hyperparameters(self.objective, self._hyper)
+            hyperparameters(self.objective, self._hyperparameters)
         if self.denoiser in ("none", "mixture") and (self.joint or self.denoising):
             raise InputError("joint and denoising need a denoiser with weights to train: residual, scalar or network")
 
@@ -201,10 +201,10 @@ class Train:
         """Train here, or hand the job or the sweep to a cluster."""
         asked = replace(self, token=uuid4().hex if self.overwrite else "")
         points = [
-            replace(point._follow(self, sweep_names(self.sweep)), out=self._base / label, sweep=())
+            replace(point._follow(self, sweep_names(self.sweep)), out=self._root / label, sweep=())
             for label, point in parse_sweep(replace(asked, out=None), self.sweep).items()
         ] or [asked]
-        dispatch(points, self.cluster, self.slurm, self._base)
+        dispatch(points, self.cluster, self.slurm, self._root)
 
     @property
     def folder(self) -> Path:
@@ -297,7 +297,7 @@ class Train:
             ramp=self.ramp,
             denoising=self.denoising,
             compiled=self.head.compile,
-            **self._hyper,
+            **self._hyperparameters,
         )
         head.part("head", f"{title} by {self.objective}", objective, self.head, pick=head.held is not None)
 
@@ -309,7 +309,7 @@ class Train:
         return EmpiricalBayes(energy, self.sigma)
 
     @property
-    def _hyper(self) -> dict[str, float]:
+    def _hyperparameters(self) -> dict[str, float]:
         return self.hyper | ({} if self.epsilon is None else {"epsilon": self.epsilon})
 
     @property
@@ -319,7 +319,7 @@ class Train:
         return f"{Path(self.data).stem}-{denoiser}-{classifier}{objective}-{self.sigma:g}"
 
     @property
-    def _base(self) -> Path:
+    def _root(self) -> Path:
         """The folder of all that one command makes."""
         return self.out or Path("models") / (self._name + "-sweep" * bool(self.sweep))
 
