@@ -23,6 +23,8 @@ from jobs.attacked import Attacked
 __all__ = ["Card", "Panel", "Vote", "affordable", "cards", "instructive", "outcomes"]
 
 _KINDS = ("largest radius", "between", "smallest radius", "certified, but another class", "abstains")
+_BUDGET = 2_500_000  # bytes of the pictures of a page
+_MOST = 6  # classes whose votes are shown each on its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +60,14 @@ class Card:
     attack: str
 
 
-def affordable(wanted: int, runs: int, shape: tuple[int, ...], budget: int = 2_500_000) -> int:
-    """Images of a run, at least one and at most ``wanted``, for which all pictures stay within the budget in bytes.
+def affordable(wanted: int, runs: int, shape: tuple[int, ...]) -> int:
+    """Images of a run, at least one and at most ``wanted``, for which all pictures stay within a budget in bytes.
 
     >>> affordable(12, 30, (1, 28, 28)), affordable(12, 30, (3, 32, 32))
     (12, 4)
     """
     card = 4 * np.prod(shape) * 4 / 3 + 2500  # four pictures of noise, in base64, and what is around them
-    return max(1, min(wanted, int(budget / max(runs, 1) / card)))
+    return max(1, min(wanted, int(_BUDGET / max(runs, 1) / card)))
 
 
 def instructive(rows: np.ndarray, count: int) -> list[tuple[int, str]]:
@@ -158,16 +160,16 @@ def cards(
     return made
 
 
-def _votes(row: np.void, most: int = 6) -> list[Vote]:
+def _votes(row: np.void) -> list[Vote]:
     """Votes that estimate, by count; classes beyond the first few are taken together."""
     counts = row["counts"]
     total = max(int(counts.sum()), 1)
     order = [c for c in np.argsort(-counts, kind="stable").tolist() if counts[c]]
     votes = [
         Vote(name=str(c), count=int(counts[c]), share=counts[c] / total, candidate=c == row["predicted"])
-        for c in order[:most]
+        for c in order[:_MOST]
     ]
-    if rest := order[most:]:
+    if rest := order[_MOST:]:
         count = int(counts[rest].sum())
         votes.append(Vote(name=f"{len(rest)} more", count=count, share=count / total))
     return votes
