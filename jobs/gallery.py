@@ -22,7 +22,13 @@ from jobs.attacked import Attacked
 
 __all__ = ["Card", "Panel", "Vote", "affordable", "cards", "instructive", "outcomes"]
 
-_KINDS = ("largest radius", "between", "smallest radius", "certified, but another class", "abstains")
+LARGEST, BETWEEN, SMALLEST, WRONG, ABSTAINS = _KINDS = (
+    "largest radius",
+    "between",
+    "smallest radius",
+    "certified, but another class",
+    "abstains",
+)
 _BUDGET = 2_500_000  # bytes of the pictures of a page
 _MOST = 6  # classes whose votes are shown each on its own
 
@@ -89,17 +95,16 @@ def instructive(rows: np.ndarray, count: int) -> list[tuple[int, str]]:
             found.setdefault(row, kind)
 
     for most in (1, 2):
-        take(right[:1], _KINDS[0], 1)
-        take(right[-1:], _KINDS[2], 1)
-        take(wrong[:most], _KINDS[3], most)
-        take(abstains[:most], _KINDS[4], most)
+        take(right[:1], LARGEST, 1)
+        take(right[-1:], SMALLEST, 1)
+        take(wrong[:most], WRONG, most)
+        take(abstains[:most], ABSTAINS, most)
     left, wanted = right[1:-1], count - len(found)
     if left and wanted > 0:
-        take(
-            [left[at] for at in np.unique(np.linspace(0, len(left) - 1, wanted).round().astype(int))], _KINDS[1], wanted
-        )
-    take((row for row in wrong if row not in found), _KINDS[3], count)
-    take((row for row in abstains if row not in found), _KINDS[4], count)
+        places = np.unique(np.linspace(0, len(left) - 1, wanted).round().astype(int))
+        take([left[at] for at in places], BETWEEN, wanted)
+    take((row for row in wrong if row not in found), WRONG, count)
+    take((row for row in abstains if row not in found), ABSTAINS, count)
     return sorted(found.items(), key=lambda item: (_KINDS.index(item[1]), -rows["radius"][item[0]], item[0]))
 
 

@@ -1,5 +1,6 @@
 """``ebsc theory``: the two-class linear case exactly, with certificates of the real pipeline laid over it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -261,15 +262,12 @@ class Theory:
 
 def _body(rows: list[list[Problem]]) -> list[list[str]]:
     """Three lines an angle: what is exact at the mean, over the class, and for how much of it denoising hurts."""
-    angles = [f"{row[0].angle:g}" for row in rows]
-    return [
-        *(["radius at mu", angle, *(f"{p.at_mean:.3f}" for p in row)] for angle, row in zip(angles, rows, strict=True)),
-        *(["mean radius", angle, *(f"{p.mean:.3f}" for p in row)] for angle, row in zip(angles, rows, strict=True)),
-        *(
-            ["lowered, %", angle, "", *(f"{100 * p.lowered:.1f}" for p in row[1:])]
-            for angle, row in zip(angles, rows, strict=True)
-        ),
-    ]
+    lines: dict[str, Callable[[Problem], str]] = {
+        "radius at mu": lambda p: f"{p.at_mean:.3f}",
+        "mean radius": lambda p: f"{p.mean:.3f}",
+        "lowered, %": lambda p: "" if p.plain else f"{100 * p.lowered:.1f}",
+    }
+    return [[name, f"{row[0].angle:g}", *map(show, row)] for name, show in lines.items() for row in rows]
 
 
 def _compared(where: str, radii: list[list[float]], rows: list[list[Problem]]) -> str:
@@ -277,8 +275,9 @@ def _compared(where: str, radii: list[list[float]], rows: list[list[Problem]]) -
     table = np.array(radii)
     gain = table[:, 1:] - table[:, :1]
     said = f"{where} denoising raises {(gain > _SAME).sum()} of {gain.size} radii and lowers {(gain < -_SAME).sum()}"
-    for word, (row, column) in (("most", _place(gain.argmax(), gain)), ("worst", _place(gain.argmin(), gain))):
-        if (gain[row, column] > _SAME) if word == "most" else (gain[row, column] < -_SAME):
+    for word, sign in (("most", 1), ("worst", -1)):
+        row, column = _place((sign * gain).argmax(), gain)
+        if sign * gain[row, column] > _SAME:
             problem = rows[row][column + 1]
             said += (
                 f"; {word} at {problem.angle:g} degrees, s = {problem.s:g}: from {table[row, 0]:.3f} to"
