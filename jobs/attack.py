@@ -74,7 +74,7 @@ class Attack:
     batch: int = 32
     """Images attacked at a time."""
     precision: Precision = "float32"
-    """Of the network in gradients. Predictions are made with the precision of the run, as that is what is certified."""
+    """Precision of the network in gradients. Predictions use the run's own, which is what is certified."""
     compile: bool = False
     """Compile the gradients."""
     device: Device = "auto"

@@ -93,7 +93,7 @@ class Certify:
     """Bound every other class from above as well, with half of alpha: R = sigma/2 (Phi^-1(p_A) - Phi^-1(p_B)). Larger
     radii where several classes share what is left of p_A; slightly smaller ones where one class has all of it."""
     n: int = 100_000
-    """Draws that estimate, at most, for each image."""
+    """Most estimation draws per image."""
     n0: int = 100
     """Draws that select the candidate class."""
     alpha: float = 0.001
@@ -109,7 +109,7 @@ class Certify:
     """Keep noise on the pixel lattice, so that certificates hold in floating point. --no-lattice takes images off
     the lattice too, and marks the run."""
     precision: Precision = "float32"
-    """Of the network. The noise is always drawn and added in float32."""
+    """Precision of the network; noise is always drawn and added in float32."""
     batch: int = 256
     """Images of one micro-batch; on a GPU, as many as fit."""
     compile: bool = False

@@ -1,4 +1,4 @@
-"""Small languages of the command line: radii, slices, sweeps."""
+"""The command line: its small languages (radii, slices, sweeps), and commands as words and as they were recorded."""
 
 import io
 import shlex

@@ -195,7 +195,7 @@ class Theory:
     region_s: float = 0.5
     """Standard deviation of the classes in the picture of the plane, and in what is said of it."""
     region_angle: float = 60.0
-    """Angle there."""
+    """Angle between w and mu in that picture, in degrees."""
     n: int = 10_000
     """Draws for each certificate, after 100 that select."""
     alpha: float = 0.001
@@ -205,7 +205,7 @@ class Theory:
     side: int = 8
     """Side of the images that are voted on, in pixels."""
     format: Format = "text"
-    """text, markdown, latex (booktabs) or csv."""
+    """text, markdown, latex (booktabs), csv (no notes) or json."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Write here instead of to the terminal."""
     plot: Path | None = None

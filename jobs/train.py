@@ -37,7 +37,7 @@ Denoiser = Literal["residual", "scalar", "mixture", "network", "none"]
 Classifier = Literal["linear", "lenet", "cnn", "resnet"]
 
 HEAD = Schedule(steps=5000, learning_rate=1e-3, batch=128, clip=1.0)
-"""Of a classifier, when nothing else is asked for."""
+"""Default schedule of the classifier."""
 
 _MADE = ("config.json", "model.json", "model.safetensors", "metrics.jsonl", "checkpoint", "tensorboard")
 """What a training leaves in its folder."""
@@ -107,7 +107,7 @@ class Train:
     """Draws of noise for each image in an objective."""
     ramp: int = 0
     """Steps over which the attacks of smoothadv and smoothmix grow to their full strength, and after which the radius
-    term of macer begins; of no meaning to the others."""
+    term of macer begins; ignored by the others."""
     denoising: float = 0.0
     """Weight of the denoising error, in units of sigma^2, beside the objective; keeps phi an energy with --joint."""
     hyper: dict[str, float] = field(default_factory=dict)
@@ -124,8 +124,8 @@ class Train:
     head: Schedule = HEAD
     """How to train the classifier, and with --joint both."""
     storage: Storage = "float32"
-    """Of the weights that are written. float16: rounded at the end, half the size; what is evaluated and certified is
-    the rounded network."""
+    """Storage type of the written weights. float16: rounded at the end, half the size; what is evaluated and certified
+    is the rounded network."""
     device: Device = "auto"
     """cpu, cuda, or auto: CUDA where there is one."""
     watch: Watch = field(default_factory=Watch)
