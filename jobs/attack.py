@@ -1,7 +1,7 @@
 """``ebsc attack``: how far an adversary gets, beside how far certificates reach."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -136,9 +136,8 @@ class Attack:
             found, adversarial = _Evaluation(self, question, net, chosen, rows).run()
             attacked.write(self.folder, rows, found, adversarial)
             entry = read_entry(self.run_folder).only(rows["index"])
-            said = self._said(entry, rows, found)
-            write_whole(self.folder / "attack.md", said("markdown").encode())
-        print(said("text") + f"written to {self.folder}")
+            write_whole(self.folder / "attack.md", self._said(entry, rows, found, "markdown").encode())
+        print(self._said(entry, rows, found, "text") + f"written to {self.folder}")
         if self.plot:
             under = Empirical(radii=self.grid, shares=self._standing(rows, found)[1], images=len(rows))
             curves([entry], self.plot, attacked={entry.name: under})
@@ -154,8 +153,8 @@ class Attack:
         left = partial(attacked.standing, found["row"], found["radius"], grid=self.grid, images=len(rows))
         return left(fooled | ~found["certain"]), left(fooled)
 
-    def _said(self, entry: Entry, rows: np.ndarray, found: np.ndarray) -> Callable[[Format], str]:
-        """Both curves, and what happened inside certified radii, in whatever form."""
+    def _said(self, entry: Entry, rows: np.ndarray, found: np.ndarray, form: Format) -> str:
+        """Both curves, and what happened inside certified radii."""
         tried, fooled = _inside(rows, found)
         stages = 1 if self.inside else len(self.grid)
         limit = false_certificates(len(rows), min((entry.alpha or 0.0) + stages * self.alpha, 1.0))
@@ -164,7 +163,7 @@ class Attack:
             f" there (what certificates and predictions may err allows {limit})."
         )
         if self.inside:
-            return lambda form: inside + "\n"
+            return inside + "\n"
         images = len(rows)
         shares = [entry.accuracy(radius) for radius in self.grid], *self._standing(rows, found)
         names = "certified (guarantee)", "right under attack", "right or abstaining (upper curve)"
@@ -177,7 +176,7 @@ class Attack:
             " estimate: another attack may find worse.",
             inside,
         ]
-        return partial(typeset, ["accuracy", *(f"r={spelled(radius)}" for radius in self.grid)], body, notes)
+        return typeset(["accuracy", *(f"r={spelled(radius)}" for radius in self.grid)], body, notes, form)
 
 
 class _Evaluation:
@@ -212,17 +211,15 @@ class _Evaluation:
         """What was found, one line an image and stage, and the images that were attacked with."""
         rows = self._rows
         if self._attack.inside:
-            standing = np.flatnonzero(rows["radius"] > 0)
-            stages = [rows["radius"]]
+            standing, stages = np.flatnonzero(rows["radius"] > 0), [("inside certified radii", rows["radius"])]
         else:
             standing = np.arange(len(rows))
-            stages = [np.full(len(rows), radius) for radius in self._attack.grid]
+            stages = [(f"r = {radius:g}", np.full(len(rows), radius)) for radius in self._attack.grid]
         parts = []
         with Reporter(f"attacking {self._attack.run_folder.name}") as reporter:
-            for number, radii in enumerate(stages):
+            for number, (title, radii) in enumerate(stages):
                 if not len(standing):
                     break
-                title = f"r = {radii[0]:g}" if not self._attack.inside else "inside certified radii"
                 found, images = self._stage(number, standing, radii, reporter, title)
                 parts.append((found, images))
                 standing = found["row"][~_fooled(found, self._targets)]

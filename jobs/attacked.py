@@ -20,7 +20,7 @@ FOUND = np.dtype([("row", "i8"), ("radius", "f8"), ("length", "f8"), ("predicted
 """What came of the attack on one image: the radius allowed, the length used, the prediction there, and whether it is
 certain (else the smoothed classifier abstains)."""
 
-_KINDS = {"index": "i8", "label": "i8", "radius": "f8", "length": "f8", "predicted": "i8", "certain": "?"}
+_LINES = np.dtype([("index", "i8"), ("label", "i8"), *FOUND.descr[1:]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ def read(folder: Path) -> Attacked:
     """
     try:
         table = pq.read_table(folder / "attack.parquet")
-        lines = np.zeros(table.num_rows, dtype=list(_KINDS.items()))
-        for name in _KINDS:
+        lines = np.zeros(table.num_rows, dtype=_LINES)
+        for name in _LINES.names or ():
             lines[name] = table[name].to_numpy()
         with (folder / "adversarial.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             images = arrays["images"]
