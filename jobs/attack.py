@@ -30,7 +30,8 @@ from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.options import parse_images, parse_radii, spelled
 from jobs.plots import curves
 from jobs.progress import Reporter
-from jobs.provenance import certification, options, own_data, own_model, provenance
+from jobs.provenance import options_of, provenance
+from jobs.runs import certification, data_of_run, model_of_run
 from jobs.tables import Format, floor_percent, typeset
 
 __all__ = ["Attack"]
@@ -125,13 +126,13 @@ class Attack:
         rows = rows[parse_images(self.images, len(rows))]
         if self.inside and not rows["radius"].any():
             raise InputError(f"nothing is certified in {self.run_folder}")
-        net, _ = own_model(self.run_folder, made, self.model, self.allow)
+        net, _ = model_of_run(self.run_folder, made, self.model, self.allow)
         if not question["lattice"]:
             raise InputError(f"{self.run_folder} is off the lattice: its certificates are not sound in floating point")
-        chosen = own_data(self.run_folder, question, self.data_root).take(rows["index"])
+        chosen = data_of_run(self.run_folder, question, self.data_root).take(rows["index"])
         asked = {"run": question, "images": self.images, "radii": self.radii, **asdict(self.pgd)}
         asked |= {name: getattr(self, name) for name in ("n", "alpha", "seed", "batch", "precision", "compile")}
-        config = {"question": asked, "options": options(self), "provenance": provenance(self.device)}
+        config = {"question": asked, "options": options_of(self), "provenance": provenance(self.device)}
         with RunFolder(self.folder, config, "attack.parquet"):
             found, adversarial = _Evaluation(self, question, net, chosen, rows).run()
             attacked.write(self.folder, rows, found, adversarial)

@@ -33,10 +33,10 @@ from ebsc.model import ModelSpec
 from ebsc.votes import Precision
 from ebsc.walkjump import Walk, check
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.models import load_model
 from jobs.options import parse_images, parse_radii, show_with
 from jobs.progress import Reporter
-from jobs.provenance import options, provenance
+from jobs.provenance import options_of, provenance
+from jobs.runs import load_model
 from jobs.status import describe
 
 __all__ = ["Certify"]
@@ -183,7 +183,7 @@ class Certify:
         campaign = Campaign(chosen.labels, spec.n_classes, spec.sigma, budget=budget, images=indices, seed=self.seed)
         folder = self.folder
         asked, *extends = (self._question(spec, chosen, one) for one in (budget, *earlier))
-        config = {"question": asked, "options": options(self), "provenance": provenance(self.device)}
+        config = {"question": asked, "options": options_of(self), "provenance": provenance(self.device)}
         with Ledger(folder, config, extends) as ledger:
             try:
                 campaign.restore(ledger.read())

@@ -13,7 +13,7 @@ from ebsc.errors import InputError
 from ebsc.model import check_sigma
 from jobs.entries import Entry, read_entry
 from jobs.options import parse_images, parse_numbers, parse_radii, spelled
-from jobs.provenance import certification, check_images
+from jobs.runs import certification, check_images
 from jobs.tables import Format, ceil_percent, floor_percent, notes, put, typeset
 
 __all__ = ["Geometry"]

@@ -17,7 +17,8 @@ from cluster.ledger import KEPT, LEDGER, Record, recorded, write
 from ebsc import data
 from ebsc.errors import InputError, RunError
 from jobs.options import show_with, slice_of
-from jobs.provenance import certification, images_of, provenance
+from jobs.provenance import provenance
+from jobs.runs import certification, images_of
 from jobs.verify import replayed, verify
 
 __all__ = ["Merge"]

@@ -201,7 +201,7 @@ def command_line(command: Any) -> str:
 
 
 def recall(kind: type[_Options], recorded: dict[str, Any]) -> _Options:
-    """A command from its options as :func:`jobs.provenance.options` records them; unknown ones are left out.
+    """A command from its options as :func:`jobs.provenance.options_of` records them; unknown ones are left out.
 
     Raises:
         InputError: values that the command does not take.

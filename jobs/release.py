@@ -17,7 +17,7 @@ from ebsc.model import RELEASED, Ebsc, ModelSpec
 from jobs.entries import Entry, common_images, read_entry
 from jobs.launch import Slurm
 from jobs.options import command_line, parse_radii, recall, spelled
-from jobs.provenance import certification
+from jobs.runs import certification
 from jobs.tables import floor_percent, render
 from jobs.train import Train
 from jobs.verify import keep, verify

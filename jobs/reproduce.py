@@ -13,7 +13,7 @@ from ebsc.files import write_whole
 from jobs import paper, results
 from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.options import command_line
-from jobs.provenance import options, provenance
+from jobs.provenance import options_of, provenance
 from jobs.story import Setting, Step, carry_out, told
 
 __all__ = ["STORIES", "Reproduce"]
@@ -104,7 +104,7 @@ class Reproduce:
         question: dict[str, Any] = {"data": self.data, "budget": self.budget, "plan": asdict(self._plan)}
         if self.story != "paper":
             question["story"] = self.story
-        config = {"question": question, "options": options(self), "provenance": provenance()}
+        config = {"question": question, "options": options_of(self), "provenance": provenance()}
         with RunFolder(self.folder, config, "story.md"):
             steps = list(self.steps())
             carry_out(steps)

@@ -26,10 +26,10 @@ from ebsc.training import Schedule
 from jobs import recipes
 from jobs.fitting import Fitting, Watch
 from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
-from jobs.models import load_model, look_here
 from jobs.options import parse_sweep, sweep_names
-from jobs.provenance import options, provenance
+from jobs.provenance import options_of, provenance
 from jobs.record import is_main, of_main
+from jobs.runs import load_model, look_here
 
 __all__ = ["HEAD", "Classifier", "Train"]
 
@@ -146,7 +146,7 @@ class Train:
         _check_kind("denoiser", self.denoiser, get_args(Denoiser))
         _check_kind("classifier", self.classifier, get_args(Classifier))
         if self.recipe is not None:
-            recipes.options(self.recipe, self.sigma)
+            recipes.named(self.recipe, self.sigma)
         if self.epsilon is not None and not 0 < self.epsilon < float("inf"):
             raise InputError(f"epsilon must be a positive number, not {self.epsilon}")
         if self.objective == "clean" and (self.joint or self.epsilon is not None or self.denoising or self.hyper):
@@ -171,7 +171,7 @@ class Train:
         Raises:
             InputError: unknown name.
         """
-        return cls(recipe=recipe, sigma=sigma, **recipes.options(recipe, sigma) | changes)
+        return cls(recipe=recipe, sigma=sigma, **recipes.named(recipe, sigma) | changes)
 
     @property
     def base(self) -> "Train":
@@ -238,7 +238,7 @@ class Train:
         spec, net = self._build(whole, start)
         config = {
             "question": self._question(whole, start, model.code(spec)),
-            "options": options(self),
+            "options": options_of(self),
             "provenance": provenance(self.device),
         }
         if is_main() and self.token:
@@ -256,7 +256,12 @@ class Train:
             if is_main():
                 net = model.unpack(*model.pack(net, spec), allow=self.allow)  # what will be read back
                 figures = _evaluate(net, test, device) | {"seconds": round(time.monotonic() - started, 1)}
-                record = {"data": self.data, "checksum": whole.checksum, "figures": figures, "options": options(self)}
+                record = {
+                    "data": self.data,
+                    "checksum": whole.checksum,
+                    "figures": figures,
+                    "options": options_of(self),
+                }
                 if start:
                     record["started_from"] = {"sha256": start[1].sha256, "training": start[1].training}
                 model.save(self.folder, net, replace(spec, training={**record, **provenance(self.device)}))
@@ -381,7 +386,7 @@ class Train:
             here.add("classes")
         if self.denoiser != "mixture":
             here.add("components")
-        said = options(self) | {"classes": sorted(self.classes)}
+        said = options_of(self) | {"classes": sorted(self.classes)}
         decides = {key: value for key, value in said.items() if key not in here}
         if code:
             decides["code"] = dict(code)

@@ -18,7 +18,7 @@ from ebsc.campaign import Campaign
 from ebsc.errors import EbscError, InputError, RunError
 from ebsc.files import make_folder, write_whole
 from jobs.options import parse_images
-from jobs.provenance import certification, check_images
+from jobs.runs import certification, check_images
 
 __all__ = ["Verify", "keep", "replayed", "verify"]
 

@@ -9,7 +9,7 @@ import tiny
 
 from ebsc import model
 from jobs.options import command_line, recall
-from jobs.provenance import options
+from jobs.provenance import options_of
 from jobs.release import LARGEST
 from jobs.train import Train
 
@@ -209,7 +209,7 @@ def test_half_precision_is_exact_for_what_is_certified(place):
 
 def test_options_are_recalled_from_their_record():
     train = Train.by("ebsc-full", 0.75, classifier="resnet")
-    again = recall(Train, options(train) | {"of_a_later_version": 1})
+    again = recall(Train, options_of(train) | {"of_a_later_version": 1})
     assert again == train
     assert command_line(again) == command_line(train)
 
