@@ -24,7 +24,7 @@ from cluster.worker import Assignment
 from ebsc import data, model
 from ebsc.bounds import floor_radius
 from ebsc.budgets import Budget, Fixed, Sequential, Tolerance
-from ebsc.campaign import Campaign, Outcome
+from ebsc.campaign import Campaign
 from ebsc.data import Dataset, Split
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
@@ -334,8 +334,8 @@ def _summarise(campaign: Campaign, folder: Path) -> None:
     right = certificates.correct(table)
     images, budget = len(table), campaign.budget
     fixed = images * (budget.n0 + budget.n)
-    ends = Counter(Outcome(outcome).name.lower().replace("_", " ") for outcome in table["outcome"])
-    print(f"{images:,} images: {', '.join(f'{count:,} {end}' for end, count in ends.most_common())}")
+    ends = Counter(certificates.outcomes(table)).most_common()
+    print(f"{images:,} images: {', '.join(f'{count:,} {end}' for end, count in ends)}")
     acr = floor_radius(float(table["radius"][right].sum() / images))
     print(f"{int(right.sum()):,} of {images:,} certified with the right class; average certified radius {acr}")
     print(f"{campaign.draws:,} draws; a fixed budget takes {fixed:,}, {fixed / campaign.draws:.1f} times as many")

@@ -14,13 +14,12 @@ from torch import nn
 from cluster.certificates import correct
 from ebsc.attack import distances
 from ebsc.bounds import floor_radius
-from ebsc.campaign import Outcome
 from ebsc.data import Dataset
 from ebsc.model import Ebsc
 from ebsc.noise import Normals, Stream, perturb
 from jobs.attacked import Attacked
 
-__all__ = ["Card", "Panel", "Vote", "affordable", "cards", "instructive", "outcomes"]
+__all__ = ["Card", "Panel", "Vote", "affordable", "cards", "instructive"]
 
 LARGEST, BETWEEN, SMALLEST, WRONG, ABSTAINS = _KINDS = (
     "largest radius",
@@ -209,12 +208,3 @@ def _uri(image: np.ndarray) -> str:
     sink = io.BytesIO()
     picture.save(sink, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
-
-
-def outcomes(rows: np.ndarray) -> dict[str, int]:
-    """How many images ended in which way."""
-    return {
-        outcome.name.lower().replace("_", " "): int(count)
-        for outcome in Outcome
-        if (count := (rows["outcome"] == outcome).sum())
-    }

@@ -20,7 +20,7 @@ from ebsc.model import Ebsc, ModelSpec
 from jobs import attacked
 from jobs.attacked import Attacked
 from jobs.entries import Entry, side_by_side
-from jobs.gallery import Card, affordable, cards, instructive, outcomes
+from jobs.gallery import Card, affordable, cards, instructive
 from jobs.options import command_line, parse_radii, spelled
 from jobs.provenance import provenance
 from jobs.record import read_lines
@@ -192,7 +192,7 @@ class _Row:
         question, rows, made = self.question, self.certificates, self.config.get("provenance", {})
         budget = question["budget"]
         spent = certificates.seconds(self.path).sum()
-        ends = ", ".join(f"{count:,} {name}" for name, count in outcomes(rows).items())
+        ends = ", ".join(f"{count:,} {name}" for name, count in certificates.outcomes(rows).items())
         votes = "f(y), without a denoiser" if question["plain"] else "f(x\u0302(y))"
         if "walk" in question:
             votes = f"walk-jump, {question['walk']['steps']} steps"
