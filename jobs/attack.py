@@ -27,12 +27,12 @@ from jobs import attacked
 from jobs.attacked import FOUND, Empirical
 from jobs.entries import Entry, read_entry
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.options import parse_images, parse_radii, spelled
+from jobs.options import parse_images, parse_radii
 from jobs.plots import curves
+from jobs.prints import Format, floor_percent, spelled, typeset
 from jobs.progress import Reporter
 from jobs.provenance import options_of, provenance
 from jobs.runs import certification, data_of_run, model_of_run
-from jobs.tables import Format, floor_percent, typeset
 
 __all__ = ["Attack"]
 

@@ -33,7 +33,8 @@ from ebsc.model import ModelSpec
 from ebsc.votes import Precision
 from ebsc.walkjump import Walk, check
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.options import parse_images, parse_radii, show_with
+from jobs.options import parse_images, parse_radii
+from jobs.prints import show_with
 from jobs.progress import Reporter
 from jobs.provenance import options_of, provenance
 from jobs.runs import load_model

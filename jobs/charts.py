@@ -15,8 +15,7 @@ from ebsc.bounds import floor_radius
 from jobs import plots
 from jobs.attacked import Empirical
 from jobs.entries import Entry
-from jobs.options import spelled
-from jobs.tables import floor_percent
+from jobs.prints import floor_percent, spelled
 
 __all__ = ["Curve", "certified", "library", "staircase", "style", "training"]
 

@@ -13,9 +13,9 @@ from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
 from ebsc.model import check_sigma
 from jobs.entries import log_name, named_sigma
-from jobs.options import parse_images, show_with
+from jobs.options import parse_images
+from jobs.prints import put, show_with
 from jobs.provenance import options_of, provenance
-from jobs.tables import put
 
 __all__ = ["Export", "Import"]
 

@@ -12,9 +12,10 @@ from ebsc.data import Dataset, Split
 from ebsc.errors import InputError
 from ebsc.model import check_sigma
 from jobs.entries import Entry, read_entry
-from jobs.options import parse_images, parse_numbers, parse_radii, spelled
+from jobs.options import parse_images, parse_numbers, parse_radii
+from jobs.prints import Format, ceil_percent, floor_percent, put, spelled, typeset
 from jobs.runs import certification, check_images
-from jobs.tables import Format, ceil_percent, floor_percent, notes, put, typeset
+from jobs.tables import notes
 
 __all__ = ["Geometry"]
 

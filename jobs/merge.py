@@ -16,7 +16,8 @@ from cluster.folder import RunFolder
 from cluster.ledger import KEPT, LEDGER, Record, recorded, write
 from ebsc import data
 from ebsc.errors import InputError, RunError
-from jobs.options import show_with, slice_of
+from jobs.options import slice_of
+from jobs.prints import show_with
 from jobs.provenance import provenance
 from jobs.runs import certification, images_of
 from jobs.verify import replayed, verify

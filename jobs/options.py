@@ -7,7 +7,6 @@ from contextlib import redirect_stderr
 from dataclasses import MISSING, fields, is_dataclass, replace
 from itertools import product
 from math import floor
-from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
@@ -23,9 +22,7 @@ __all__ = [
     "parse_radii",
     "parse_sweep",
     "recall",
-    "show_with",
     "slice_of",
-    "spelled",
     "sweep_names",
 ]
 
@@ -63,24 +60,6 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
         return tuple(radii.round(9).tolist())
     except (ValueError, ArithmeticError):
         raise InputError(f"{name} {text!r}: give numbers >= 0 as 0.5, as 0,0.5,1 or as start:stop:step") from None
-
-
-def spelled(radius: float) -> str:
-    """A radius as it was asked for: all of its digits, as one that is rounded up would be another question.
-
-    >>> spelled(0.99609375), spelled(0.5), spelled(0.0)
-    ('0.99609375', '0.5', '0')
-    """
-    return f"{radius:.9f}".rstrip("0").rstrip(".")
-
-
-def show_with(run: Path) -> str:
-    """How to show a run, to be pasted into a shell.
-
-    >>> show_with(Path("runs/my model"))
-    "show it with: ebsc table 'runs/my model'"
-    """
-    return f"show it with: ebsc table {shlex.quote(str(run))}"
 
 
 def parse_images(text: str, length: int) -> np.ndarray:

@@ -21,11 +21,12 @@ from jobs import attacked
 from jobs.attacked import Attacked
 from jobs.entries import Entry, side_by_side
 from jobs.gallery import Card, affordable, cards, instructive
-from jobs.options import command_line, parse_radii, spelled
+from jobs.options import command_line, parse_radii
+from jobs.prints import all_but, floor_percent, put, spelled
 from jobs.provenance import provenance
 from jobs.record import read_lines
 from jobs.runs import data_of_run, model_of_run
-from jobs.tables import all_but, compare, floor_percent, put
+from jobs.tables import compare
 
 __all__ = ["Report"]
 

@@ -19,7 +19,7 @@ from ebsc.noise import check_seed
 from ebsc.theory import exact_model, margin, mean_radius, share_lowered, signed_radius
 from ebsc.votes import Voter, certify
 from jobs.options import parse_numbers
-from jobs.tables import Format, put, typeset
+from jobs.prints import Format, put, typeset
 
 __all__ = ["Point", "Problem", "Region", "Theory", "certified"]
 

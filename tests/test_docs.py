@@ -21,7 +21,7 @@ from ebsc import model
 from ebsc.bounds import floor_radius
 from jobs.cli import COMMANDS
 from jobs.entries import read_entry
-from jobs.tables import floor_percent
+from jobs.prints import floor_percent
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
