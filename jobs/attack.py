@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import tyro
@@ -27,7 +27,7 @@ from jobs import attacked
 from jobs.attacked import FOUND, Empirical
 from jobs.entries import Entry, read_entry
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.options import parse_images, parse_radii
+from jobs.options import DataRoot, parse_images, parse_radii
 from jobs.plots import curves
 from jobs.prints import Format, floor_percent, spelled, typeset
 from jobs.progress import Reporter
@@ -58,8 +58,7 @@ class Attack:
     """Model folder, or the name of a released model. Default: the one that the run names."""
     allow: tuple[str, ...] = ()
     """Python modules of your own that the model may import; see `ebsc certify --help`."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
     images: str = "::"
     """Which images of the run, as start:stop:step."""
     radii: str = "0.25:1.5:0.25"
@@ -87,6 +86,8 @@ class Attack:
     slurm: Annotated[Slurm, tyro.conf.OmitArgPrefixes] = field(default_factory=Slurm)
     """What to ask SLURM for."""
 
+    tasks: ClassVar[int] = 1  # processes on each node of a SLURM job
+
     def __post_init__(self) -> None:
         if self.cluster == "slurm":
             self.slurm.one_process("an attack")
@@ -112,11 +113,6 @@ class Attack:
     def folder(self) -> Path:
         """Where what is found goes."""
         return self.out or self.run_folder / ("attack-certified" if self.inside else "attack")
-
-    @property
-    def tasks(self) -> int:
-        """Processes on each node of a SLURM job."""
-        return 1
 
     def here(self, hold: Hold) -> None:
         """Attack, write what was found, and say it; what is found is on disk whenever this is stopped."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import tyro
@@ -33,7 +33,7 @@ from ebsc.model import ModelSpec
 from ebsc.votes import Precision
 from ebsc.walkjump import Walk, check
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.options import parse_images, parse_radii
+from jobs.options import DataRoot, parse_images, parse_radii
 from jobs.prints import show_with
 from jobs.progress import Reporter
 from jobs.provenance import options_of, provenance
@@ -66,8 +66,7 @@ class Certify:
     working folder. Nothing else is ever imported for a model: allow what you trust."""
     data: str = ""
     """Data set: a name, or a path ending in .npz. Default: the one that the model was trained on."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
     split: Split = "test"
     """Split to certify."""
     images: str = "::"
@@ -131,6 +130,8 @@ class Certify:
     slurm: Annotated[Slurm, tyro.conf.OmitArgPrefixes] = field(default_factory=Slurm)
     """What to ask SLURM for."""
 
+    tasks: ClassVar[int] = 1  # processes on each node of a SLURM job: each starts Ray there, the first one drives
+
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise InputError(f"the micro-batch must be at least 1, not {self.batch}")
@@ -158,11 +159,6 @@ class Certify:
     def folder(self) -> Path:
         """The run folder."""
         return self.run_folder or Path("runs") / self._name(load_model(self.model, self.allow)[1])
-
-    @property
-    def tasks(self) -> int:
-        """Processes on each node of a SLURM job: each starts Ray there, the first one drives."""
-        return 1
 
     def here(self, hold: Hold) -> None:
         """Certify, write the certificates, and say what was found; the ledger is on disk whenever this is stopped."""

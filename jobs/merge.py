@@ -16,7 +16,7 @@ from cluster.folder import RunFolder
 from cluster.ledger import KEPT, LEDGER, Record, recorded, write
 from ebsc import data
 from ebsc.errors import InputError, RunError
-from jobs.options import slice_of
+from jobs.options import DataRoot, slice_of
 from jobs.prints import show_with
 from jobs.provenance import provenance
 from jobs.runs import certification, images_of
@@ -44,8 +44,7 @@ class Merge:
     """Finished run folders."""
     into: Path
     """Run folder to write."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
 
     def run(self) -> None:
         """Merge."""

@@ -7,7 +7,8 @@ from contextlib import redirect_stderr
 from dataclasses import MISSING, fields, is_dataclass, replace
 from itertools import product
 from math import floor
-from typing import Any, TypeVar, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numpy as np
 import tyro
@@ -15,6 +16,7 @@ import tyro
 from ebsc.errors import InputError
 
 __all__ = [
+    "DataRoot",
     "command_line",
     "option_names",
     "parse_images",
@@ -28,6 +30,11 @@ __all__ = [
 
 MOST_NUMBERS = 10_000
 """Radii, or other numbers, that one option may list."""
+
+DataRoot = Annotated[
+    Path | None, tyro.conf.arg(help="Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data.")
+]
+"""The option data_root of every command that reads images."""
 
 _Options = TypeVar("_Options")
 

@@ -18,6 +18,7 @@ from ebsc.files import make_folder, write_whole
 from ebsc.model import ModelSpec
 from ebsc.noise import check_seed, perturb
 from ebsc.walkjump import Walk, check, split_r_hat, walk
+from jobs.options import DataRoot
 from jobs.plots import walks
 from jobs.progress import Reporter
 from jobs.provenance import options_of, provenance
@@ -52,8 +53,7 @@ class Sample:
     """How each of them walks."""
     start: Literal["noise", "data"] = "noise"
     """noise: pixels uniform on [0, 1], under noise; data: test images under noise."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
     columns: int = 12
     """Pictures of each chain, at equal distances from the start to the end."""
     seed: int = 0

@@ -26,7 +26,7 @@ from ebsc.training import Schedule
 from jobs import recipes
 from jobs.fitting import Fitting, Watch
 from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
-from jobs.options import parse_sweep, sweep_names
+from jobs.options import DataRoot, parse_sweep, sweep_names
 from jobs.provenance import options_of, provenance
 from jobs.record import is_main, of_main
 from jobs.runs import load_model, look_here
@@ -70,8 +70,7 @@ class Train:
     radii near three sigma, ebsc-full for a GPU; smoothadv-cnn: the baseline of ebsc-cnn."""
     data: str = "digits"
     """Data set: digits, mnist, fashion-mnist, kmnist, cifar10, or a path ending in .npz."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Model folder to write. Default: models/DATA-DENOISER-CLASSIFIER[-OBJECTIVE]-SIGMA. Of a sweep: the folder of its
     model folders."""
