@@ -21,7 +21,7 @@ from ebsc.errors import InputError
 from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc, ModelSpec, Storage
 from ebsc.objectives import check, hyperparameters, learned
-from ebsc.own import is_own, module_of
+from ebsc.own import is_own, module_of, unknown
 from ebsc.training import Schedule
 from jobs import recipes
 from jobs.fitting import Fitting, Watch
@@ -401,9 +401,7 @@ def _check_kind(part: str, kind: str, known: tuple[str, ...]) -> None:
     if is_own(kind):
         module_of(kind)
     elif kind not in known:
-        raise InputError(
-            f"unknown {part} {kind!r}: choose one of {', '.join(known)}, or name your own as module:factory"
-        )
+        raise unknown(part, kind, known)
 
 
 def _evaluate(net: Ebsc, test: Dataset, device: torch.device) -> dict[str, float]:
