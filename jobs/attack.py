@@ -142,12 +142,12 @@ class Attack:
     @property
     def grid(self) -> tuple[float, ...]:
         """Radii to attack at, with 0 for the images as they are."""
-        return (0.0, *sorted(set(parse_radii(self.radii))))
+        return attacked.grid(self.radii)
 
     def _standing(self, rows: np.ndarray, found: np.ndarray) -> tuple[list[float], list[float]]:
         """Shares of images that are right up to each radius of the grid, and that are right or abstain."""
         fooled = _fooled(found, rows["label"])
-        left = partial(attacked.standing, found["row"], found["radius"], grid=self.grid, images=len(rows))
+        left = partial(attacked.standing, found["row"], found["radius"], radii=self.grid, images=len(rows))
         return left(fooled | ~found["certain"]), left(fooled)
 
     def _said(self, entry: Entry, rows: np.ndarray, found: np.ndarray, form: Format) -> str:
