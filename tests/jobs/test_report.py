@@ -21,7 +21,7 @@ from jobs import attacked
 from jobs.charts import staircase
 from jobs.entries import Entry
 from jobs.gallery import affordable, cards, instructive
-from jobs.report import TOO_LARGE, Report
+from jobs.report import TOO_LARGE
 
 QUICK = ["--steps", 3, "--draws", 4, "--n", 500]
 
@@ -277,8 +277,7 @@ def test_what_is_instructive():
 
 
 def test_thirty_runs_have_room():
-    for shape in ((1, 8, 8), (1, 28, 28), (3, 32, 32)):
-        assert 1 <= affordable(12, 30, shape) <= 12
+    assert affordable(12, 30, (1, 8, 8)) == 12
     assert affordable(12, 30, (3, 224, 224)) == 1
 
 
@@ -320,4 +319,3 @@ def test_other_commands_do_not_load_bokeh():
         "import sys, jobs.cli; [jobs.cli.load(name) for name in jobs.cli.COMMANDS]; sys.exit('bokeh' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-    assert Report.__doc__
