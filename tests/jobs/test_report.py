@@ -207,9 +207,7 @@ def test_the_attack_is_shown_and_called_an_estimate(made):
 
 
 def test_a_run_whose_model_is_gone_says_so_and_the_rest_is_there(place):
-    config = json.loads((place.run / "config.json").read_text())
-    config["options"]["model"] = str(place.folder / "elsewhere")
-    (place.run / "config.json").write_text(json.dumps(config))
+    place.reconfigure(lambda config: config["options"].update(model=str(place.folder / "elsewhere")))
     text, _ = report(place, place.run)
     assert re.search(r"no pictures, as .*is not a model folder", text)
     assert "<img" not in text
@@ -217,9 +215,7 @@ def test_a_run_whose_model_is_gone_says_so_and_the_rest_is_there(place):
 
 
 def test_a_run_on_data_that_changed_has_no_pictures(place):
-    config = json.loads((place.run / "config.json").read_text())
-    config["question"]["checksum"] = "0" * 64
-    (place.run / "config.json").write_text(json.dumps(config))
+    place.reconfigure(lambda config: config["question"].update(checksum="0" * 64))
     assert "checksums differ" in report(place, place.run)[0]
 
 
