@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import urllib.error
 from pathlib import Path
 from unittest.mock import patch
 
@@ -223,14 +222,6 @@ def general(text):
     text = re.sub(r"downloaded \(.*\): put", "downloaded (REASON): put", text)
     text = re.sub(r"process \d+ on \S+ since [\d-]+ [\d:]+", "PROCESS", text)
     return re.sub(r"has [\d.]+ CPU", "has N CPU", text)
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
 @pytest.mark.usefixtures("offline")

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import urllib.error
 from pathlib import Path
 
 import numpy as np
@@ -724,14 +723,6 @@ CASES["reproduce_beside_a_log_that_is_not_there"] = (
     lambda place: ["reproduce", "digits", "--peers", "nowhere.tsv"],
     "no such log",
 )
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
 # -- walks ----------------------------------------------------------------------------------------------------------
