@@ -126,10 +126,17 @@ def test_a_finished_run_is_not_said_to_have_counted_nothing(place):
     assert "nothing counted" not in said
 
 
+def refused(run, message):
+    before = tiny.files(run)
+    result = tiny.cli("status", run)
+    assert result.status == 2
+    assert re.fullmatch(f"ebsc: .*{message}.*\n", result.err), result.err
+    assert tiny.files(run) == before
+
+
 @pytest.mark.parametrize("name", ["model", "nowhere"])
 def test_what_is_not_a_run_folder_is_refused(place, name):
-    run = place.folder / name
-    tiny.refused(run, r"is not a run folder: config\.json is missing", "status", run)
+    refused(place.folder / name, r"is not a run folder: config\.json is missing")
 
 
 SPOILT = {
@@ -151,4 +158,4 @@ SPOILT = {
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_damaged_status_is_said_to_be_damaged(stopped, name):
     (stopped / "status.json").write_bytes(SPOILT[name])
-    tiny.refused(stopped, r"status\.json cannot be read", "status", stopped)
+    refused(stopped, r"status\.json cannot be read")
