@@ -24,7 +24,7 @@ from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign
 from ebsc.data import Dataset
 from jobs.certify import Certify
-from jobs.provenance import options, provenance
+from jobs.provenance import options_of, provenance
 
 CHROMIUM = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 CHROMIUM += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -98,7 +98,7 @@ class Benchmark:
                 **{"budget": {"kind": "fixed", **asdict(budget)}, "seed": number},
                 **{"precision": "float32", "compile": False},
             }
-            command = options(Certify(model=folder / "model", run_folder=path, budget="fixed", seed=number))
+            command = options_of(Certify(model=folder / "model", run_folder=path, budget="fixed", seed=number))
             config = {"question": question, "options": command, "provenance": provenance()}
             with RunFolder(path, config):
                 certificates.write(path, campaign.certificates(), random.uniform(0.1, 0.2, self.images))

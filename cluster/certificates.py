@@ -16,7 +16,7 @@ from ebsc.campaign import Outcome, structured
 from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
 
-__all__ = ["FILES", "LOG", "correct", "from_tsv", "read", "seconds", "to_tsv", "write"]
+__all__ = ["FILES", "LOG", "correct", "from_tsv", "outcomes", "read", "seconds", "to_tsv", "write"]
 
 LOG = "certificates.tsv"
 """The certificates in the field's form: what others read of a run, and all that there is of an imported log."""
@@ -32,6 +32,15 @@ _LOGGED = np.dtype(
 def correct(certificates: np.ndarray) -> np.ndarray:
     """True where a certificate is for the right class, shape (N,): something is certified, and it is the label."""
     return (certificates["radius"] > 0) & (certificates["predicted"] == certificates["label"])
+
+
+def outcomes(certificates: np.ndarray) -> dict[str, int]:
+    """How many images ended in which way."""
+    return {
+        outcome.name.lower().replace("_", " "): int(count)
+        for outcome in Outcome
+        if (count := (certificates["outcome"] == outcome).sum())
+    }
 
 
 def write(folder: Path, certificates: np.ndarray, seconds: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ebsc.errors import InputError
 from ebsc.networks import check_width
+from ebsc.own import unknown
 
 __all__ = ["CNN", "LeNet", "Linear", "ResNet", "build"]
 
@@ -134,7 +135,5 @@ def build(kind: str, shape: tuple[int, int, int], n_classes: int, **options: Any
         InputError: unknown name, or images too small for it.
     """
     if kind not in _KINDS:
-        raise InputError(
-            f"unknown classifier {kind!r}: choose one of {', '.join(_KINDS)}, or name your own as module:factory"
-        )
+        raise unknown("classifier", kind, _KINDS)
     return _KINDS[kind](shape, n_classes, **options)

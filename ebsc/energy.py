@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ebsc.errors import InputError
 from ebsc.networks import ConvNet, UNet
+from ebsc.own import unknown
 
 __all__ = ["Energy", "GaussianMixture", "ResidualEnergy", "ScalarEnergy", "build"]
 
@@ -167,7 +168,5 @@ def build(kind: str, shape: tuple[int, int, int], sigma: float, **options: Any) 
         InputError: unknown name.
     """
     if kind not in _KINDS:
-        raise InputError(
-            f"unknown energy {kind!r}: choose one of {', '.join(_KINDS)}, or name your own as module:factory"
-        )
+        raise unknown("energy", kind, _KINDS)
     return _KINDS[kind](shape, sigma, **options)

@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from ebsc.errors import InputError, one_line
 
-__all__ = ["checksum", "is_own", "make", "module_of", "top"]
+__all__ = ["checksum", "is_own", "make", "module_of", "top", "unknown"]
 
 _KIND = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
 
@@ -39,6 +39,11 @@ def module_of(kind: str) -> str:
     if not found:
         raise InputError(f"code of your own is named as module:factory, not {kind!r}")
     return found[1]
+
+
+def unknown(part: str, kind: str, known: Iterable[str]) -> InputError:
+    """What is said of a kind that is neither known nor a user's own."""
+    return InputError(f"unknown {part} {kind!r}: choose one of {', '.join(known)}, or name your own as module:factory")
 
 
 def top(name: str) -> str:

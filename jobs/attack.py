@@ -1,11 +1,11 @@
 """``ebsc attack``: how far an adversary gets, beside how far certificates reach."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import tyro
@@ -27,11 +27,12 @@ from jobs import attacked
 from jobs.attacked import FOUND, Empirical
 from jobs.entries import Entry, read_entry
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.options import parse_images, parse_radii, spelled
+from jobs.options import DataRoot, parse_images, parse_radii
 from jobs.plots import curves
+from jobs.prints import Format, floor_percent, spelled, typeset
 from jobs.progress import Reporter
-from jobs.provenance import certification, options, own_data, own_model, provenance
-from jobs.tables import Format, floor_percent, typeset
+from jobs.provenance import options_of, provenance
+from jobs.runs import certification, data_of_run, model_of_run
 
 __all__ = ["Attack"]
 
@@ -57,8 +58,7 @@ class Attack:
     """Model folder, or the name of a released model. Default: the one that the run names."""
     allow: tuple[str, ...] = ()
     """Python modules of your own that the model may import; see `ebsc certify --help`."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
     images: str = "::"
     """Which images of the run, as start:stop:step."""
     radii: str = "0.25:1.5:0.25"
@@ -74,7 +74,7 @@ class Attack:
     batch: int = 32
     """Images attacked at a time."""
     precision: Precision = "float32"
-    """Of the network in gradients. Predictions are made with the precision of the run, as that is what is certified."""
+    """Precision of the network in gradients. Predictions use the run's own, which is what is certified."""
     compile: bool = False
     """Compile the gradients."""
     device: Device = "auto"
@@ -85,6 +85,8 @@ class Attack:
     """here: in this process; slurm: as a SLURM job; local, debug: through submitit on this machine."""
     slurm: Annotated[Slurm, tyro.conf.OmitArgPrefixes] = field(default_factory=Slurm)
     """What to ask SLURM for."""
+
+    tasks: ClassVar[int] = 1  # processes on each node of a SLURM job
 
     def __post_init__(self) -> None:
         if self.cluster == "slurm":
@@ -114,11 +116,6 @@ class Attack:
         """Where what is found goes."""
         return self.out or self.run_folder / ("attack-certified" if self.inside else "attack")
 
-    @property
-    def tasks(self) -> int:
-        """Processes on each node of a SLURM job."""
-        return 1
-
     def here(self, hold: Hold) -> None:
         """Attack, write what was found, and say it; what is found is on disk whenever this is stopped."""
         made = certification(self.run_folder)
@@ -127,20 +124,19 @@ class Attack:
         rows = rows[parse_images(self.images, len(rows))]
         if self.inside and not rows["radius"].any():
             raise InputError(f"nothing is certified in {self.run_folder}")
-        net, _ = own_model(self.run_folder, made, self.model, self.allow)
+        net, _ = model_of_run(self.run_folder, made, self.model, self.allow)
         if not question["lattice"]:
             raise InputError(f"{self.run_folder} is off the lattice: its certificates are not sound in floating point")
-        chosen = own_data(self.run_folder, question, self.data_root).take(rows["index"])
+        chosen = data_of_run(self.run_folder, question, self.data_root).take(rows["index"])
         asked = {"run": question, "images": self.images, "radii": self.radii, **asdict(self.pgd)}
         asked |= {name: getattr(self, name) for name in ("n", "alpha", "seed", "batch", "precision", "compile")}
-        config = {"question": asked, "options": options(self), "provenance": provenance(self.device)}
+        config = {"question": asked, "options": options_of(self), "provenance": provenance(self.device)}
         with RunFolder(self.folder, config, "attack.parquet"):
             found, adversarial = _Evaluation(self, question, net, chosen, rows).run()
             attacked.write(self.folder, rows, found, adversarial)
             entry = read_entry(self.run_folder).only(rows["index"])
-            said = self._said(entry, rows, found)
-            write_whole(self.folder / "attack.md", said("markdown").encode())
-        print(said("text") + f"written to {self.folder}")
+            write_whole(self.folder / "attack.md", self._said(entry, rows, found, "markdown").encode())
+        print(self._said(entry, rows, found, "text") + f"written to {self.folder}")
         if self.plot:
             under = Empirical(radii=self.grid, shares=self._standing(rows, found)[1], images=len(rows))
             curves([entry], self.plot, attacked={entry.name: under})
@@ -148,16 +144,16 @@ class Attack:
     @property
     def grid(self) -> tuple[float, ...]:
         """Radii to attack at, with 0 for the images as they are."""
-        return (0.0, *sorted(set(parse_radii(self.radii))))
+        return attacked.grid(self.radii)
 
     def _standing(self, rows: np.ndarray, found: np.ndarray) -> tuple[list[float], list[float]]:
         """Shares of images that are right up to each radius of the grid, and that are right or abstain."""
         fooled = _fooled(found, rows["label"])
-        left = partial(attacked.standing, found["row"], found["radius"], grid=self.grid, images=len(rows))
+        left = partial(attacked.standing, found["row"], found["radius"], radii=self.grid, images=len(rows))
         return left(fooled | ~found["certain"]), left(fooled)
 
-    def _said(self, entry: Entry, rows: np.ndarray, found: np.ndarray) -> Callable[[Format], str]:
-        """Both curves, and what happened inside certified radii, in whatever form."""
+    def _said(self, entry: Entry, rows: np.ndarray, found: np.ndarray, form: Format) -> str:
+        """Both curves, and what happened inside certified radii."""
         tried, fooled = _inside(rows, found)
         stages = 1 if self.inside else len(self.grid)
         limit = false_certificates(len(rows), min((entry.alpha or 0.0) + stages * self.alpha, 1.0))
@@ -166,7 +162,7 @@ class Attack:
             f" there (what certificates and predictions may err allows {limit})."
         )
         if self.inside:
-            return lambda form: inside + "\n"
+            return inside + "\n"
         images = len(rows)
         shares = [entry.accuracy(radius) for radius in self.grid], *self._standing(rows, found)
         names = "certified (guarantee)", "right under attack", "right or abstaining (upper curve)"
@@ -179,7 +175,7 @@ class Attack:
             " estimate: another attack may find worse.",
             inside,
         ]
-        return partial(typeset, ["accuracy", *(f"r={spelled(radius)}" for radius in self.grid)], body, notes)
+        return typeset(["accuracy", *(f"r={spelled(radius)}" for radius in self.grid)], body, notes, form)
 
 
 class _Evaluation:
@@ -214,17 +210,15 @@ class _Evaluation:
         """What was found, one line an image and stage, and the images that were attacked with."""
         rows = self._rows
         if self._attack.inside:
-            standing = np.flatnonzero(rows["radius"] > 0)
-            stages = [rows["radius"]]
+            standing, stages = np.flatnonzero(rows["radius"] > 0), [("inside certified radii", rows["radius"])]
         else:
             standing = np.arange(len(rows))
-            stages = [np.full(len(rows), radius) for radius in self._attack.grid]
+            stages = [(f"r = {radius:g}", np.full(len(rows), radius)) for radius in self._attack.grid]
         parts = []
         with Reporter(f"attacking {self._attack.run_folder.name}") as reporter:
-            for number, radii in enumerate(stages):
+            for number, (title, radii) in enumerate(stages):
                 if not len(standing):
                     break
-                title = f"r = {radii[0]:g}" if not self._attack.inside else "inside certified radii"
                 found, images = self._stage(number, standing, radii, reporter, title)
                 parts.append((found, images))
                 standing = found["row"][~_fooled(found, self._targets)]

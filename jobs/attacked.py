@@ -14,13 +14,13 @@ from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
 from jobs.options import parse_radii
 
-__all__ = ["FOUND", "Attacked", "Empirical", "empirical", "of_run", "read", "standing", "write"]
+__all__ = ["FOUND", "Attacked", "Empirical", "empirical", "grid", "of_run", "read", "standing", "write"]
 
 FOUND = np.dtype([("row", "i8"), ("radius", "f8"), ("length", "f8"), ("predicted", "i8"), ("certain", "?")])
 """What came of the attack on one image: the radius allowed, the length used, the prediction there, and whether it is
 certain (else the smoothed classifier abstains)."""
 
-_KINDS = {"index": "i8", "label": "i8", "radius": "f8", "length": "f8", "predicted": "i8", "certain": "?"}
+_LINES = np.dtype([("index", "i8"), ("label", "i8"), *FOUND.descr[1:]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ def read(folder: Path) -> Attacked:
     """
     try:
         table = pq.read_table(folder / "attack.parquet")
-        lines = np.zeros(table.num_rows, dtype=list(_KINDS.items()))
-        for name in _KINDS:
+        lines = np.zeros(table.num_rows, dtype=_LINES)
+        for name in _LINES.names or ():
             lines[name] = table[name].to_numpy()
         with (folder / "adversarial.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             images = arrays["images"]
@@ -82,8 +82,13 @@ def read(folder: Path) -> Attacked:
     return Attacked(lines=lines, images=images)
 
 
+def grid(radii: str) -> tuple[float, ...]:
+    """Radii to attack at, with 0 for the images as they are."""
+    return (0.0, *sorted(set(parse_radii(radii))))
+
+
 def standing(
-    image: np.ndarray, radius: np.ndarray, lost: np.ndarray, grid: Sequence[float], images: int
+    image: np.ndarray, radius: np.ndarray, lost: np.ndarray, radii: Sequence[float], images: int
 ) -> list[float]:
     """Share of images that no line up to each radius of the grid has lost.
 
@@ -91,10 +96,10 @@ def standing(
         image: which image a line is of.
         radius: allowed in it.
         lost: whether the image fell in it.
-        grid: radii asked for.
+        radii: asked for.
         images: number of all images.
     """
-    fell = [len(np.unique(image[lost & (radius <= limit)])) for limit in grid]
+    fell = [len(np.unique(image[lost & (radius <= limit)])) for limit in radii]
     return [1 - count / images for count in fell]
 
 
@@ -120,8 +125,7 @@ def empirical(attacks: Mapping[Path, Attacked], index: np.ndarray) -> Empirical 
         if asked == "certified" or not mine.any():
             continue
         lines, lost = attack.lines[mine], attack.fooled[mine]
-        grid, images = (0.0, *sorted(set(parse_radii(asked)))), len(np.unique(lines["index"]))
-        return Empirical(
-            radii=grid, shares=standing(lines["index"], lines["radius"], lost, grid, images), images=images
-        )
+        radii, images = grid(asked), len(np.unique(lines["index"]))
+        shares = standing(lines["index"], lines["radius"], lost, radii, images)
+        return Empirical(radii=radii, shares=shares, images=images)
     return None

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import tyro
@@ -24,7 +24,7 @@ from cluster.worker import Assignment
 from ebsc import data, model
 from ebsc.bounds import floor_radius
 from ebsc.budgets import Budget, Fixed, Sequential, Tolerance
-from ebsc.campaign import Campaign, Outcome
+from ebsc.campaign import Campaign
 from ebsc.data import Dataset, Split
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
@@ -33,10 +33,11 @@ from ebsc.model import ModelSpec
 from ebsc.votes import Precision
 from ebsc.walkjump import Walk, check_can_walk
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.models import load_model
-from jobs.options import parse_images, parse_radii, show_with
+from jobs.options import DataRoot, parse_images, parse_radii
+from jobs.prints import show_with
 from jobs.progress import Reporter
-from jobs.provenance import options, provenance
+from jobs.provenance import options_of, provenance
+from jobs.runs import load_model
 from jobs.status import describe
 
 __all__ = ["Certify"]
@@ -65,8 +66,7 @@ class Certify:
     working folder. Nothing else is ever imported for a model: allow what you trust."""
     data: str = ""
     """Data set: a name, or a path ending in .npz. Default: the one that the model was trained on."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
     split: Split = "test"
     """Split to certify."""
     images: str = "::"
@@ -93,7 +93,7 @@ class Certify:
     """Bound every other class from above as well, with half of alpha: R = sigma/2 (Phi^-1(p_A) - Phi^-1(p_B)). Larger
     radii where several classes share what is left of p_A; slightly smaller ones where one class has all of it."""
     n: int = 100_000
-    """Draws that estimate, at most, for each image."""
+    """Most estimation draws per image."""
     n0: int = 100
     """Draws that select the candidate class."""
     alpha: float = 0.001
@@ -109,7 +109,7 @@ class Certify:
     """Keep noise on the pixel lattice, so that certificates hold in floating point. --no-lattice takes images off
     the lattice too, and marks the run."""
     precision: Precision = "float32"
-    """Of the network. The noise is always drawn and added in float32."""
+    """Precision of the network; noise is always drawn and added in float32."""
     batch: int = 256
     """Images of one micro-batch; on a GPU, as many as fit."""
     compile: bool = False
@@ -129,6 +129,8 @@ class Certify:
     SLURM job, one task a node (as in slurm/certify.sbatch); local, debug: through submitit on this machine."""
     slurm: Annotated[Slurm, tyro.conf.OmitArgPrefixes] = field(default_factory=Slurm)
     """What to ask SLURM for."""
+
+    tasks: ClassVar[int] = 1  # processes on each node of a SLURM job: each starts Ray there, the first one drives
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -152,18 +154,13 @@ class Certify:
     def run(self) -> None:
         """Certify here, or hand the job to a cluster."""
         if self.cluster == "slurm" and not self.slurm.depends:  # what would otherwise be said after the queue
-            data.check_name(self._data(load_model(self.model, self.allow)[1]))
+            data.check_name(self._data_name(load_model(self.model, self.allow)[1]))
         dispatch([self], "here" if self.cluster == "allocation" else self.cluster, self.slurm, self.folder)
 
     @cached_property
     def folder(self) -> Path:
         """The run folder."""
         return self.run_folder or Path("runs") / self._name(load_model(self.model, self.allow)[1])
-
-    @property
-    def tasks(self) -> int:
-        """Processes on each node of a SLURM job: each starts Ray there, the first one drives."""
-        return 1
 
     def here(self, hold: Hold) -> None:
         """Certify, write the certificates, and say what was found; the ledger is on disk whenever this is stopped."""
@@ -178,14 +175,14 @@ class Certify:
         if self.workers == 0:
             pick(self._device)  # says before anything is written that there is no such device
         net, spec = load_model(self.model, self.allow)
-        if self._walk:
+        if self._chain:
             check_can_walk(net.plain() if self.plain else net)
         *earlier, budget = self._budgets()
-        chosen, indices = self._images(spec)
+        chosen, indices = self._chosen(spec)
         campaign = Campaign(chosen.labels, spec.n_classes, spec.sigma, budget=budget, images=indices, seed=self.seed)
         folder = self.folder
         asked, *extends = (self._question(spec, chosen, one) for one in (budget, *earlier))
-        config = {"question": asked, "options": options(self), "provenance": provenance(self.device)}
+        config = {"question": asked, "options": options_of(self), "provenance": provenance(self.device)}
         with Ledger(folder, config, extends) as ledger:
             try:
                 campaign.restore(ledger.read())
@@ -214,8 +211,8 @@ class Certify:
         _summarise(campaign, folder)
 
     def _name(self, spec: ModelSpec) -> str:
-        data_name = Path(self._data(spec)).stem
-        vote = "-plain" * self.plain + f"-walk{self.walk.steps}" * (self._walk is not None)
+        data_name = Path(self._data_name(spec)).stem
+        vote = "-plain" * self.plain + f"-walk{self.walk.steps}" * (self._chain is not None)
         return f"{self.model.resolve().name}{vote}-{data_name}-{self.budget}-n{self.n}"
 
     @property
@@ -223,18 +220,18 @@ class Certify:
         return self.slurm.device(self.device, self.cluster) if self.workers == 0 else self.device
 
     @property
-    def _walk(self) -> Walk | None:
+    def _chain(self) -> Walk | None:
         return self.walk if self.vote == "walk-jump" else None
 
-    def _data(self, spec: ModelSpec) -> str:
+    def _data_name(self, spec: ModelSpec) -> str:
         name = self.data or spec.training.get("data")
         if not name:
             raise InputError(f"{self.model} does not say what it was trained on: name a data set with --data")
         return str(name)
 
-    def _images(self, spec: ModelSpec) -> tuple[Dataset, np.ndarray]:
+    def _chosen(self, spec: ModelSpec) -> tuple[Dataset, np.ndarray]:
         """The images to certify as a data set of their own, and their indices in the whole one."""
-        whole = data.load(self._data(spec), self.split, self.data_root)
+        whole = data.load(self._data_name(spec), self.split, self.data_root)
         if whole.shape != spec.shape:
             raise InputError(f"{self.model} takes images of shape {spec.shape}, {whole.name} has {whole.shape}")
         if whole.n_classes > spec.n_classes:
@@ -273,7 +270,7 @@ class Certify:
             **({"code": code} if (code := model.code(spec)) else {}),
             "sigma": spec.sigma,
             "plain": self.plain,
-            **({"walk": asdict(self._walk)} if self._walk else {}),
+            **({"walk": asdict(self._chain)} if self._chain else {}),
             "data": chosen.name,
             "split": self.split,
             "images": self.images,
@@ -291,7 +288,7 @@ class Certify:
             weights=weights,
             code=model.code(spec),
             plain=self.plain,
-            walk=self._walk,
+            walk=self._chain,
             images=chosen.images,
             levels=chosen.levels,
             device=self._device,
@@ -340,8 +337,8 @@ def _summarise(campaign: Campaign, folder: Path) -> None:
     right = certificates.correct(table)
     images, budget = len(table), campaign.budget
     fixed = images * (budget.n0 + budget.n)
-    ends = Counter(Outcome(outcome).name.lower().replace("_", " ") for outcome in table["outcome"])
-    print(f"{images:,} images: {', '.join(f'{count:,} {end}' for end, count in ends.most_common())}")
+    ends = Counter(certificates.outcomes(table)).most_common()
+    print(f"{images:,} images: {', '.join(f'{count:,} {end}' for end, count in ends)}")
     acr = floor_radius(float(table["radius"][right].sum() / images))
     print(f"{int(right.sum()):,} of {images:,} certified with the right class; average certified radius {acr}")
     print(f"{campaign.draws:,} draws; a fixed budget takes {fixed:,}, {fixed / campaign.draws:.1f} times as many")

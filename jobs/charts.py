@@ -15,13 +15,13 @@ from ebsc.bounds import floor_radius
 from jobs import plots
 from jobs.attacked import Empirical
 from jobs.entries import Entry
-from jobs.options import spelled
-from jobs.tables import floor_percent
+from jobs.prints import floor_percent, spelled
 
 __all__ = ["Curve", "certified", "library", "staircase", "style", "training"]
 
 _DASHES = {"-": "solid", "--": "dashed", "-.": "dashdot", ":": "dotted"}
 _SCALARS = {"loss": "loss", "acr": "quick certified radius"}
+_MOST = 400  # grid radii of a curve, besides those asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def style(number: int) -> tuple[str, str]:
     return look["color"], _DASHES[look["linestyle"]]
 
 
-def staircase(entry: Entry, radii: Sequence[float], most: int = 400) -> tuple[np.ndarray, np.ndarray]:
+def staircase(entry: Entry, radii: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Certified accuracy against radius on a grid of its own, in per cent rounded down as tables print it.
 
     The accuracy at a grid radius is the exact one there. It falls only at radii of images; of those the grid has all,
@@ -54,14 +54,13 @@ def staircase(entry: Entry, radii: Sequence[float], most: int = 400) -> tuple[np
     Args:
         entry: the row.
         radii: that the grid must have, where they are not beyond the largest certified one.
-        most: grid radii, besides those.
 
     >>> row = Entry(name="", index=np.arange(4), radius=np.array([0.1, 0.5, 0.0, 0.5]), abstained=np.zeros(4, bool))
     >>> [array.tolist() for array in staircase(row, [0.25])]
     [[0.0, 0.1, 0.25, 0.5], [75.0, 75.0, 50.0, 50.0]]
     """
     falls = np.sort(entry.radius[entry.radius > 0])
-    kept = falls[:: -1 if len(falls) <= most else -(len(falls) // most + 1)]  # from the end: the last one is there
+    kept = falls[:: -1 if len(falls) <= _MOST else -(len(falls) // _MOST + 1)]  # from the end: the last one is there
     asked = [radius for radius in radii if len(falls) and radius <= falls[-1]]
     grid = np.unique([0.0, *kept, *asked])
     left = len(falls) - np.searchsorted(falls, grid)  # how many reach at least this far

@@ -10,19 +10,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import tyro
 
 from ebsc.errors import EbscError, InputError, one_line
 
 __all__ = ["COMMANDS", "load", "main", "parse", "start"]
-
-
-class Command(Protocol):
-    """A dataclass of options that can be carried out."""
-
-    def run(self) -> None: ...
 
 
 @contextmanager

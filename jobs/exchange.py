@@ -13,9 +13,9 @@ from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
 from ebsc.model import check_sigma
 from jobs.entries import log_name, named_sigma
-from jobs.options import parse_images, show_with
-from jobs.provenance import options, provenance
-from jobs.tables import put
+from jobs.options import parse_images
+from jobs.prints import put, show_with
+from jobs.provenance import options_of, provenance
 
 __all__ = ["Export", "Import"]
 
@@ -63,7 +63,7 @@ class Import:
             **{name: getattr(self, name) for name in ("n", "alpha", "data", "source")},
         }
         folder = self.out or Path("runs") / log_name(self.log)
-        config = {"question": question, "options": options(self), "provenance": provenance()}
+        config = {"question": question, "options": options_of(self), "provenance": provenance()}
         with RunFolder(folder, config, *certificates.FILES):
             write_whole(folder / certificates.LOG, text)
         print(f"{len(log):,} images written to {folder}; {show_with(folder)}")

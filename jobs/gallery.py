@@ -14,15 +14,22 @@ from torch import nn
 from cluster.certificates import correct
 from ebsc.attack import distances
 from ebsc.bounds import floor_radius
-from ebsc.campaign import Outcome
 from ebsc.data import Dataset
 from ebsc.model import Ebsc
 from ebsc.noise import Normals, Stream, perturb
 from jobs.attacked import Attacked
 
-__all__ = ["Card", "Panel", "Vote", "affordable", "cards", "instructive", "outcomes"]
+__all__ = ["Card", "Panel", "Vote", "affordable", "cards", "instructive"]
 
-_KINDS = ("largest radius", "between", "smallest radius", "certified, but another class", "abstains")
+LARGEST, BETWEEN, SMALLEST, WRONG, ABSTAINS = _KINDS = (
+    "largest radius",
+    "between",
+    "smallest radius",
+    "certified, but another class",
+    "abstains",
+)
+_BUDGET = 2_500_000  # bytes of the pictures of a page
+_MOST = 6  # classes whose votes are shown each on its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +65,14 @@ class Card:
     attack: str
 
 
-def affordable(wanted: int, runs: int, shape: tuple[int, ...], budget: int = 2_500_000) -> int:
-    """Images of a run, at least one and at most ``wanted``, for which all pictures stay within the budget in bytes.
+def affordable(wanted: int, runs: int, shape: tuple[int, ...]) -> int:
+    """Images of a run, at least one and at most ``wanted``, for which all pictures stay within a budget in bytes.
 
     >>> affordable(12, 30, (1, 28, 28)), affordable(12, 30, (3, 32, 32))
     (12, 4)
     """
     card = 4 * np.prod(shape) * 4 / 3 + 2500  # four pictures of noise, in base64, and what is around them
-    return max(1, min(wanted, int(budget / max(runs, 1) / card)))
+    return max(1, min(wanted, int(_BUDGET / max(runs, 1) / card)))
 
 
 def instructive(rows: np.ndarray, count: int) -> list[tuple[int, str]]:
@@ -87,17 +94,16 @@ def instructive(rows: np.ndarray, count: int) -> list[tuple[int, str]]:
             found.setdefault(row, kind)
 
     for most in (1, 2):
-        take(right[:1], _KINDS[0], 1)
-        take(right[-1:], _KINDS[2], 1)
-        take(wrong[:most], _KINDS[3], most)
-        take(abstains[:most], _KINDS[4], most)
+        take(right[:1], LARGEST, 1)
+        take(right[-1:], SMALLEST, 1)
+        take(wrong[:most], WRONG, most)
+        take(abstains[:most], ABSTAINS, most)
     left, wanted = right[1:-1], count - len(found)
     if left and wanted > 0:
-        take(
-            [left[at] for at in np.unique(np.linspace(0, len(left) - 1, wanted).round().astype(int))], _KINDS[1], wanted
-        )
-    take((row for row in wrong if row not in found), _KINDS[3], count)
-    take((row for row in abstains if row not in found), _KINDS[4], count)
+        places = np.unique(np.linspace(0, len(left) - 1, wanted).round().astype(int))
+        take([left[at] for at in places], BETWEEN, wanted)
+    take((row for row in wrong if row not in found), WRONG, count)
+    take((row for row in abstains if row not in found), ABSTAINS, count)
     return sorted(found.items(), key=lambda item: (_KINDS.index(item[1]), -rows["radius"][item[0]], item[0]))
 
 
@@ -158,16 +164,16 @@ def cards(
     return made
 
 
-def _votes(row: np.void, most: int = 6) -> list[Vote]:
+def _votes(row: np.void) -> list[Vote]:
     """Votes that estimate, by count; classes beyond the first few are taken together."""
     counts = row["counts"]
     total = max(int(counts.sum()), 1)
     order = [c for c in np.argsort(-counts, kind="stable").tolist() if counts[c]]
     votes = [
         Vote(name=str(c), count=int(counts[c]), share=counts[c] / total, candidate=c == row["predicted"])
-        for c in order[:most]
+        for c in order[:_MOST]
     ]
-    if rest := order[most:]:
+    if rest := order[_MOST:]:
         count = int(counts[rest].sum())
         votes.append(Vote(name=f"{len(rest)} more", count=count, share=count / total))
     return votes
@@ -202,12 +208,3 @@ def _uri(image: np.ndarray) -> str:
     sink = io.BytesIO()
     picture.save(sink, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
-
-
-def outcomes(rows: np.ndarray) -> dict[str, int]:
-    """How many images ended in which way."""
-    return {
-        outcome.name.lower().replace("_", " "): int(count)
-        for outcome in Outcome
-        if (count := (rows["outcome"] == outcome).sum())
-    }

@@ -12,9 +12,10 @@ from ebsc.data import Dataset, Split
 from ebsc.errors import InputError
 from ebsc.model import check_sigma
 from jobs.entries import Entry, read_entry
-from jobs.options import parse_images, parse_numbers, parse_radii, spelled
-from jobs.provenance import certification, check_images
-from jobs.tables import Format, ceil_percent, floor_percent, notes, put, typeset
+from jobs.options import DataRoot, parse_images, parse_numbers, parse_radii
+from jobs.prints import Format, ceil_percent, floor_percent, put, spelled, typeset
+from jobs.runs import certification, check_images
+from jobs.tables import notes
 
 __all__ = ["Geometry"]
 
@@ -33,8 +34,7 @@ class Geometry:
 
     data: str = "digits"
     """Data set: a name, or a path ending in .npz."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
     split: Split = "test"
     """Split of the images in question. Neighbours are looked for among all other images of the training split."""
     images: str = "::"

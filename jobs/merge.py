@@ -16,8 +16,10 @@ from cluster.folder import RunFolder
 from cluster.ledger import KEPT, LEDGER, Record, recorded, write
 from ebsc import data
 from ebsc.errors import InputError, RunError
-from jobs.options import show_with, slice_of
-from jobs.provenance import certification, images_of, provenance
+from jobs.options import DataRoot, slice_of
+from jobs.prints import show_with
+from jobs.provenance import provenance
+from jobs.runs import certification, images_of
 from jobs.verify import replayed, verify
 
 __all__ = ["Merge"]
@@ -42,8 +44,7 @@ class Merge:
     """Finished run folders."""
     into: Path
     """Run folder to write."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
 
     def run(self) -> None:
         """Merge."""

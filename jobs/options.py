@@ -1,4 +1,4 @@
-"""Small languages of the command line: radii, slices, sweeps."""
+"""The command line: its small languages (radii, slices, sweeps), and commands as words and as they were recorded."""
 
 import io
 import shlex
@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields, is_dataclass, replace
 from itertools import product
 from math import floor
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numpy as np
 import tyro
@@ -16,6 +16,7 @@ import tyro
 from ebsc.errors import InputError
 
 __all__ = [
+    "DataRoot",
     "command_line",
     "option_names",
     "parse_images",
@@ -23,14 +24,17 @@ __all__ = [
     "parse_radii",
     "parse_sweep",
     "recall",
-    "show_with",
     "slice_of",
-    "spelled",
     "sweep_names",
 ]
 
 MOST_NUMBERS = 10_000
 """Radii, or other numbers, that one option may list."""
+
+DataRoot = Annotated[
+    Path | None, tyro.conf.arg(help="Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data.")
+]
+"""The option data_root of every command that reads images."""
 
 _Options = TypeVar("_Options")
 
@@ -63,24 +67,6 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
         return tuple(radii.round(9).tolist())
     except (ValueError, ArithmeticError):
         raise InputError(f"{name} {text!r}: give numbers >= 0 as 0.5, as 0,0.5,1 or as start:stop:step") from None
-
-
-def spelled(radius: float) -> str:
-    """A radius as it was asked for: all of its digits, as one that is rounded up would be another question.
-
-    >>> spelled(0.99609375), spelled(0.5), spelled(0.0)
-    ('0.99609375', '0.5', '0')
-    """
-    return f"{radius:.9f}".rstrip("0").rstrip(".")
-
-
-def show_with(run: Path) -> str:
-    """How to show a run, to be pasted into a shell.
-
-    >>> show_with(Path("runs/my model"))
-    "show it with: ebsc table 'runs/my model'"
-    """
-    return f"show it with: ebsc table {shlex.quote(str(run))}"
 
 
 def parse_images(text: str, length: int) -> np.ndarray:
@@ -201,7 +187,7 @@ def command_line(command: Any) -> str:
 
 
 def recall(kind: type[_Options], recorded: dict[str, Any]) -> _Options:
-    """A command from its options as :func:`jobs.provenance.options` records them; unknown ones are left out.
+    """A command from its options as :func:`jobs.provenance.options_of` records them; unknown ones are left out.
 
     Raises:
         InputError: values that the command does not take.

@@ -11,7 +11,8 @@ from ebsc.walkjump import Walk
 from jobs.attack import Attack
 from jobs.fitting import Watch
 from jobs.geometry import Geometry
-from jobs.options import parse_radii, spelled
+from jobs.options import parse_radii
+from jobs.prints import spelled
 from jobs.sample import Sample
 from jobs.story import Setting, Step
 from jobs.theory import Theory

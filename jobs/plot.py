@@ -44,8 +44,8 @@ class Plot:
     envelope: bool = False
     """Curves: draw the best of our rows, and of the published logs, at each radius, over the rows themselves."""
     quantity: str = "loss"
-    """Of a training, as metrics.jsonl names them: loss, acr, clean, images_per_second, ...; another is answered with
-    the list."""
+    """Quantity to plot with --kind training, as named in metrics.jsonl: loss, acr, accuracy, images_per_second, ...;
+    another is answered with the list."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.width <= 40:

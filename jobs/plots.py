@@ -21,10 +21,10 @@ from ebsc.data import Dataset
 from ebsc.errors import InputError
 from ebsc.geometry import overlap, shell, shell_overlap
 from ebsc.model import Ebsc
+from ebsc.twoclass import Point, Problem, Region
 from ebsc.validation import pictures
 from jobs.attacked import Empirical
 from jobs.entries import Entry, envelopes
-from jobs.theory import Point, Problem, Region
 
 __all__ = ["curves", "denoised", "distances", "draws", "radii", "style", "theory", "training", "walks"]
 

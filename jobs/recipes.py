@@ -17,7 +17,7 @@ from ebsc.errors import InputError
 from ebsc.training import Schedule
 from jobs.fitting import Watch
 
-__all__ = ["FURTHER", "RECIPES", "options"]
+__all__ = ["FURTHER", "RECIPES", "named"]
 
 Options = dict[str, Any]
 
@@ -229,10 +229,10 @@ FURTHER = {"bounded": bounded, "few": few, "few-sigmoid": few_sigmoid}
 """Changes that continue a training by SmoothAdv for radii near three sigma, to be certified with p_B."""
 
 
-def options(recipe: str, sigma: float) -> Options:
+def named(recipe: str, sigma: float) -> Options:
     """The options of a recipe at a sigma.
 
-    >>> options("consistency", 0.25)["hyper"]
+    >>> named("consistency", 0.25)["hyper"]
     {'weight': 10.0, 'entropy': 0.5}
 
     Raises:

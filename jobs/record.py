@@ -70,17 +70,16 @@ class Keeper:
             apart = {name: value.clone() for name, value in state.items()}  # weights that several layers share
             write_whole(self._path, safetensors.torch.save(apart))
 
-    def judge(self, value: float) -> bool:
-        """Keep the average weights of now if ``value`` is the best so far; says whether it is."""
+    def judge(self, value: float) -> None:
+        """Keep the average weights of now if ``value`` is the best so far."""
         if value <= self.value:
-            return False
+            return
         self.value = value
         weights = self._trainer.average.module.state_dict()
         self._best = {
             f"best.{name}": weight.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, weight in weights.items()
         }
-        return True
 
     def finish(self) -> None:
         """End the training with its best weights where they were judged, else with the average at the end."""

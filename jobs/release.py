@@ -16,9 +16,10 @@ from ebsc.files import make_folder, write_whole
 from ebsc.model import RELEASED, Ebsc, ModelSpec
 from jobs.entries import Entry, common_images, read_entry
 from jobs.launch import Slurm
-from jobs.options import command_line, parse_radii, recall, spelled
-from jobs.provenance import certification
-from jobs.tables import floor_percent, render
+from jobs.options import DataRoot, command_line, parse_radii, recall
+from jobs.prints import floor_percent, spelled
+from jobs.runs import certification
+from jobs.tables import render
 from jobs.train import Train
 from jobs.verify import keep, verify
 
@@ -51,8 +52,7 @@ class Release:
     """Folder of the released models. Default: that of the program, in the repository."""
     overwrite: bool = False
     """Replace a released model of this name."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
 
     def run(self) -> None:
         """Release it, whole or not at all."""

@@ -20,11 +20,13 @@ from ebsc.model import Ebsc, ModelSpec
 from jobs import attacked
 from jobs.attacked import Attacked
 from jobs.entries import Entry, side_by_side
-from jobs.gallery import Card, affordable, cards, instructive, outcomes
-from jobs.options import command_line, parse_radii, spelled
-from jobs.provenance import own_data, own_model, provenance
+from jobs.gallery import Card, affordable, cards, instructive
+from jobs.options import command_line, parse_radii
+from jobs.prints import all_but, floor_percent, put, spelled
+from jobs.provenance import provenance
 from jobs.record import read_lines
-from jobs.tables import all_but, compare, floor_percent, put
+from jobs.runs import data_of_run, model_of_run
+from jobs.tables import compare
 
 __all__ = ["Report"]
 
@@ -71,9 +73,9 @@ class Report:
             raise InputError(f"a gallery cannot have {self.gallery} images")
         radii = parse_radii(self.radii)
         entries = side_by_side(self.rows)
-        own = partial(own_data, data_root=self.data_root, load=cache(data.load))
+        load = partial(data_of_run, data_root=self.data_root, load=cache(data.load))
         rows = [
-            _Row(number=number, path=path, entry=entry, data=own, allow=self.allow)
+            _Row(number=number, path=path, entry=entry, data=load, allow=self.allow)
             for number, (path, entry) in enumerate(zip(self.rows, entries, strict=True))
         ]
         page = self._page(rows, radii)
@@ -161,7 +163,7 @@ class _Row:
     @cached_property
     def _model(self) -> tuple[Ebsc, ModelSpec] | InputError:
         try:
-            return own_model(self.path, self.config, allow=self.allow)
+            return model_of_run(self.path, self.config, allow=self.allow)
         except InputError as error:
             return error
 
@@ -191,7 +193,7 @@ class _Row:
         question, rows, made = self.question, self.certificates, self.config.get("provenance", {})
         budget = question["budget"]
         spent = certificates.seconds(self.path).sum()
-        ends = ", ".join(f"{count:,} {name}" for name, count in outcomes(rows).items())
+        ends = ", ".join(f"{count:,} {name}" for name, count in certificates.outcomes(rows).items())
         votes = "f(y), without a denoiser" if question["plain"] else "f(x\u0302(y))"
         if "walk" in question:
             votes = f"walk-jump, {question['walk']['steps']} steps"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -12,8 +12,8 @@ from ebsc.errors import InputError
 from ebsc.files import write_whole
 from jobs import paper, results
 from jobs.launch import Cluster, Hold, Slurm, dispatch
-from jobs.options import command_line
-from jobs.provenance import options, provenance
+from jobs.options import DataRoot, command_line
+from jobs.provenance import options_of, provenance
 from jobs.story import Setting, Step, carry_out, told
 
 __all__ = ["STORIES", "Reproduce"]
@@ -56,8 +56,7 @@ class Reproduce:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder for everything that it makes. Default: reproduce/DATA-BUDGET, or
     reproduce/DATA-results-BUDGET."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
     peers: tuple[Path, ...] = ()
     """Published logs in the field's tab-separated form, to be put beside the rows."""
     workers: int | None = None
@@ -68,6 +67,8 @@ class Reproduce:
     """here: in this process; slurm: as one SLURM job; local, debug: through submitit on this machine."""
     slurm: Annotated[Slurm, tyro.conf.OmitArgPrefixes] = field(default_factory=Slurm)
     """What to ask SLURM for."""
+
+    tasks: ClassVar[int] = 1  # processes on each node of a SLURM job
 
     def __post_init__(self) -> None:
         if self.cluster == "slurm":
@@ -94,17 +95,12 @@ class Reproduce:
             [self.data, *["results"] * (self.story == "results"), self.budget]
         )
 
-    @property
-    def tasks(self) -> int:
-        """Processes on each node of a SLURM job."""
-        return 1
-
     def here(self, hold: Hold) -> None:
         """Carry out all steps that are not done yet, then write the story."""
         question: dict[str, Any] = {"data": self.data, "budget": self.budget, "plan": asdict(self._plan)}
         if self.story != "paper":
             question["story"] = self.story
-        config = {"question": question, "options": options(self), "provenance": provenance()}
+        config = {"question": question, "options": options_of(self), "provenance": provenance()}
         with RunFolder(self.folder, config, "story.md"):
             steps = list(self.steps())
             carry_out(steps)

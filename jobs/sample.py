@@ -18,10 +18,11 @@ from ebsc.files import make_folder, write_whole
 from ebsc.model import ModelSpec
 from ebsc.noise import check_seed, perturb
 from ebsc.walkjump import Walk, check_can_walk, split_r_hat, walk
-from jobs.models import load_model
+from jobs.options import DataRoot
 from jobs.plots import walks
 from jobs.progress import Reporter
-from jobs.provenance import options, provenance
+from jobs.provenance import options_of, provenance
+from jobs.runs import load_model
 
 __all__ = ["Sample"]
 
@@ -52,8 +53,7 @@ class Sample:
     """How each of them walks."""
     start: Literal["noise", "data"] = "noise"
     """noise: pixels uniform on [0, 1], under noise; data: test images under noise."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
     columns: int = 12
     """Pictures of each chain, at equal distances from the start to the end."""
     seed: int = 0
@@ -91,7 +91,12 @@ class Sample:
                 reporter.show(step, how.steps, f"step {step:,} of {how.steps:,}")
         found = _mixing(torch.stack(jumps, 1), torch.stack(classes, 1).numpy())
         walks(_grid(torch.stack(pictures, 2)), f"{self.model.name}, sigma {net.sigma:g}", folder / "walks.png")
-        record = {"mixing": found, "walk": asdict(how), "options": options(self), "provenance": provenance(self.device)}
+        record = {
+            "mixing": found,
+            "walk": asdict(how),
+            "options": options_of(self),
+            "provenance": provenance(self.device),
+        }
         write_whole(folder / "sample.json", json.dumps(record, indent=2).encode() + b"\n")
         print(_say(found, self.chains, how.steps))
         print(f"walks and jumps: {folder / 'walks.png'}")

@@ -12,7 +12,7 @@ import tyro
 from cluster.driver import Status
 from cluster.folder import holder, read_config
 from ebsc.errors import InputError
-from jobs.options import show_with
+from jobs.prints import show_with
 from jobs.progress import duration
 
 __all__ = ["ShowStatus", "describe"]

@@ -1,42 +1,24 @@
 """``ebsc table``: runs and published logs side by side, as certified accuracy at a grid of radii."""
 
-import csv
-import io
 import json
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
 from scipy.stats import binomtest
-from tabulate import tabulate
 
 from ebsc.bounds import false_certificates, floor_radius
 from ebsc.errors import InputError
-from ebsc.files import write_whole
 from jobs.entries import Entry, envelopes, side_by_side
-from jobs.options import parse_radii, spelled
+from jobs.options import parse_radii
+from jobs.prints import Format, all_but, ceil_percent, floor_percent, put, spelled, typeset
 
-__all__ = [
-    "Comparison",
-    "Format",
-    "Table",
-    "all_but",
-    "ceil_percent",
-    "compare",
-    "floor_percent",
-    "notes",
-    "put",
-    "render",
-    "typeset",
-]
-
-Format = Literal["text", "markdown", "latex", "csv", "json"]
-_TABULATE = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}
+__all__ = ["Comparison", "Table", "compare", "notes", "render"]
 
 
 @dataclass(frozen=True)
@@ -215,16 +197,6 @@ def _acr(entry: Entry) -> tuple[float, float]:
     return entry.acr - slack, entry.acr + slack
 
 
-def floor_percent(share: float, images: int) -> str:
-    """A share of images in per cent, rounded down to a tenth: a printed accuracy is never above the true one."""
-    return f"{round(share * images) * 1000 // images / 10:.1f}"
-
-
-def ceil_percent(share: float, images: int) -> str:
-    """A share of images in per cent, rounded up to a tenth: for what is said to be no more than that."""
-    return f"{-(-1000 * round(share * images) // images) / 10:.1f}"
-
-
 def render(
     entries: list[Entry],
     radii: tuple[float, ...],
@@ -264,77 +236,6 @@ def _exact(entries: list[Entry], radii: tuple[float, ...], found: Comparison) ->
     summaries = [dict(zip(found.head, row, strict=True)) for row in found.body[len(entries) :]]
     said = {"images": entries[0].index.tolist(), "rows": rows, "summaries": summaries, "notes": found.notes}
     return json.dumps(said, indent=2) + "\n"
-
-
-def typeset(
-    head: list[str], body: list[list[str]], notes: list[str], form: Format, best: Sequence[Set[int]] = ()
-) -> str:
-    """Any table as text, with notes below it where the form has room for them (``csv`` has none).
-
-    ``best``: for each row, the columns whose cells are marked: bold, or with a star in text; not in csv and JSON.
-    """
-    if form == "csv":
-        sink = io.StringIO()
-        csv.writer(sink, lineterminator="\n").writerows([head, *body])
-        return sink.getvalue()
-    if form == "json":
-        rows = [dict(zip(head, row, strict=True)) for row in body]
-        return json.dumps({"rows": rows, "notes": notes}, indent=2) + "\n"
-    if any(best):
-        body = [_marked(row, marked, set().union(*best), form) for row, marked in zip(body, best, strict=True)]
-        notes = [*notes, f"Best of each column: {'bold' if form != 'text' else 'marked *'}."]
-    head, *body = ([_on_one_line(cell, form) for cell in row] for row in (head, *body))
-    notes = [_on_one_line(note, "text") for note in notes]
-    aligned = ("left", *["right"] * (len(head) - 1))
-    table = tabulate(body, head, tablefmt=_TABULATE[form], disable_numparse=True, colalign=aligned)
-    for sign, text in _SIGNS.items():
-        table = table.replace(sign, text)
-    comment = "% " if form == "latex" else ""
-    return "\n".join([table, "", *(comment + note for note in notes)]) + "\n"
-
-
-def _on_one_line(cell: str, form: Format) -> str:
-    text = str(cell).replace("\n", " ")
-    return text.replace("|", "\\|") if form == "markdown" else text
-
-
-_SIGNS = {"\x01": r"\textbf{", "\x02": "}", "\x03": " "}  # put in last: tabulate escapes commands and strips blanks
-_MARKS = {"text": ("", "*"), "markdown": ("**", "**"), "latex": ("\x01", "\x02")}
-
-
-def _marked(row: list[str], marked: Set[int], columns: Set[int], form: Format) -> list[str]:
-    """Cells of one row; in text those beside a marked one get a blank, so that digits stay below digits."""
-    before, after = _MARKS[form]
-    blank = "\x03" if form == "text" else ""
-    return [
-        before + cell + after if column in marked else cell + blank * (column in columns)
-        for column, cell in enumerate(row)
-    ]
-
-
-def put(text: str, out: Path | None) -> None:
-    """Print a table, or write it to a file.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    if out is None:
-        print(text, end="")
-        return
-    try:
-        write_whole(out, text.encode())
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror}") from error
-
-
-def all_but(rho: float) -> str:
-    """1 - rho, as no bound of statistics holds with probability 1.
-
-    >>> all_but(0.001), all_but(1e-9), all_but(1e-30)
-    ('0.999', '0.999999999', '1 - 1e-30')
-    """
-    text = f"{1 - rho:.12g}"
-    return text if text != "1" else f"1 - {rho:g}"
 
 
 def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[str]:

@@ -21,15 +21,15 @@ from ebsc.errors import InputError
 from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc, ModelSpec, Storage
 from ebsc.objectives import check_training, hyperparameters, learned
-from ebsc.own import is_own, module_of
+from ebsc.own import is_own, module_of, unknown
 from ebsc.training import Schedule
 from jobs import recipes
 from jobs.fitting import Fitting, Watch
 from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
-from jobs.models import load_model, look_here
-from jobs.options import parse_sweep, sweep_names
-from jobs.provenance import options, provenance
+from jobs.options import DataRoot, parse_sweep, sweep_names
+from jobs.provenance import options_of, provenance
 from jobs.record import is_main, of_main
+from jobs.runs import load_model, look_here
 
 __all__ = ["HEAD", "Classifier", "Train"]
 
@@ -37,7 +37,7 @@ Denoiser = Literal["residual", "scalar", "mixture", "network", "none"]
 Classifier = Literal["linear", "lenet", "cnn", "resnet"]
 
 HEAD = Schedule(steps=5000, learning_rate=1e-3, batch=128, clip=1.0)
-"""Of a classifier, when nothing else is asked for."""
+"""Default schedule of the classifier."""
 
 _MADE = ("config.json", "model.json", "model.safetensors", "metrics.jsonl", "checkpoint", "tensorboard")
 """What a training leaves in its folder."""
@@ -70,8 +70,7 @@ class Train:
     radii near three sigma, ebsc-full for a GPU; smoothadv-cnn: the baseline of ebsc-cnn."""
     data: str = "digits"
     """Data set: digits, mnist, fashion-mnist, kmnist, cifar10, or a path ending in .npz."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Model folder to write. Default: models/DATA-DENOISER-CLASSIFIER[-OBJECTIVE]-SIGMA. Of a sweep: the folder of its
     model folders."""
@@ -107,7 +106,7 @@ class Train:
     """Draws of noise for each image in an objective."""
     ramp: int = 0
     """Steps over which the attacks of smoothadv and smoothmix grow to their full strength, and after which the radius
-    term of macer begins; of no meaning to the others."""
+    term of macer begins; ignored by the others."""
     denoising: float = 0.0
     """Weight of the denoising error, in units of sigma^2, beside the objective; keeps phi an energy with --joint."""
     hyper: dict[str, float] = field(default_factory=dict)
@@ -124,8 +123,8 @@ class Train:
     head: Schedule = HEAD
     """How to train the classifier, and with --joint both."""
     storage: Storage = "float32"
-    """Of the weights that are written. float16: rounded at the end, half the size; what is evaluated and certified is
-    the rounded network."""
+    """Storage type of the written weights. float16: rounded at the end, half the size; what is evaluated and certified
+    is the rounded network."""
     device: Device = "auto"
     """cpu, cuda, or auto: CUDA where there is one."""
     watch: Watch = field(default_factory=Watch)
@@ -146,7 +145,7 @@ class Train:
         _check_kind("denoiser", self.denoiser, get_args(Denoiser))
         _check_kind("classifier", self.classifier, get_args(Classifier))
         if self.recipe is not None:
-            recipes.options(self.recipe, self.sigma)
+            recipes.named(self.recipe, self.sigma)
         if self.epsilon is not None and not 0 < self.epsilon < float("inf"):
             raise InputError(f"epsilon must be a positive number, not {self.epsilon}")
         if self.objective == "clean" and (self.joint or self.epsilon is not None or self.denoising or self.hyper):
@@ -157,7 +156,7 @@ class Train:
         if self.epsilon is not None and "epsilon" in self.hyper:
             raise InputError("epsilon is given twice, by --epsilon and by --hyper")
         if self.objective != "clean":
-            hyperparameters(self.objective, self._hyper)
+            hyperparameters(self.objective, self._hyperparameters)
         if self.denoiser in ("none", "mixture") and (self.joint or self.denoising):
             raise InputError("joint and denoising need a denoiser with weights to train: residual, scalar or network")
 
@@ -171,7 +170,7 @@ class Train:
         Raises:
             InputError: unknown name.
         """
-        return cls(recipe=recipe, sigma=sigma, **recipes.options(recipe, sigma) | changes)
+        return cls(recipe=recipe, sigma=sigma, **recipes.named(recipe, sigma) | changes)
 
     @property
     def base(self) -> "Train":
@@ -201,13 +200,13 @@ class Train:
         """Train here, or hand the job or the sweep to a cluster."""
         asked = replace(self, token=uuid4().hex if self.overwrite else "")
         points = [
-            replace(point._follow(self, sweep_names(self.sweep)), out=self._base / label, sweep=())
+            replace(point._follow(self, sweep_names(self.sweep)), out=self._root / label, sweep=())
             for label, point in parse_sweep(replace(asked, out=None), self.sweep).items()
         ] or [asked]
         if self.cluster == "slurm":
             for point in points:
                 point._check()
-        dispatch(points, self.cluster, self.slurm, self._base)
+        dispatch(points, self.cluster, self.slurm, self._root)
 
     def _check(self) -> None:
         """What would otherwise be said after the queue."""
@@ -249,7 +248,7 @@ class Train:
         spec, net = self._build(whole, start)
         config = {
             "question": self._question(whole, start, model.code(spec)),
-            "options": options(self),
+            "options": options_of(self),
             "provenance": provenance(self.device),
         }
         if is_main() and self.token:
@@ -267,7 +266,12 @@ class Train:
             if is_main():
                 net = model.unpack(*model.pack(net, spec), allow=self.allow)  # what will be read back
                 figures = _evaluate(net, test, device) | {"seconds": round(time.monotonic() - started, 1)}
-                record = {"data": self.data, "checksum": whole.checksum, "figures": figures, "options": options(self)}
+                record = {
+                    "data": self.data,
+                    "checksum": whole.checksum,
+                    "figures": figures,
+                    "options": options_of(self),
+                }
                 if start:
                     record["started_from"] = {"sha256": start[1].sha256, "training": start[1].training}
                 model.save(self.folder, net, replace(spec, training={**record, **provenance(self.device)}))
@@ -308,7 +312,7 @@ class Train:
             ramp=self.ramp,
             denoising=self.denoising,
             compiled=self.head.compile,
-            **self._hyper,
+            **self._hyperparameters,
         )
         head.part("head", f"{title} by {self.objective}", objective, self.head, pick=head.held is not None)
 
@@ -320,7 +324,7 @@ class Train:
         return EmpiricalBayes(energy, self.sigma)
 
     @property
-    def _hyper(self) -> dict[str, float]:
+    def _hyperparameters(self) -> dict[str, float]:
         return self.hyper | ({} if self.epsilon is None else {"epsilon": self.epsilon})
 
     @property
@@ -330,7 +334,7 @@ class Train:
         return f"{Path(self.data).stem}-{denoiser}-{classifier}{objective}-{self.sigma:g}"
 
     @property
-    def _base(self) -> Path:
+    def _root(self) -> Path:
         """The folder of all that one command makes."""
         return self.out or Path("models") / (self._name + "-sweep" * bool(self.sweep))
 
@@ -392,7 +396,7 @@ class Train:
             here.add("classes")
         if self.denoiser != "mixture":
             here.add("components")
-        said = options(self) | {"classes": sorted(self.classes)}
+        said = options_of(self) | {"classes": sorted(self.classes)}
         decides = {key: value for key, value in said.items() if key not in here}
         if code:
             decides["code"] = dict(code)
@@ -408,9 +412,7 @@ def _check_kind(part: str, kind: str, known: tuple[str, ...]) -> None:
     if is_own(kind):
         module_of(kind)
     elif kind not in known:
-        raise InputError(
-            f"unknown {part} {kind!r}: choose one of {', '.join(known)}, or name your own as module:factory"
-        )
+        raise unknown(part, kind, known)
 
 
 def _evaluate(net: Ebsc, test: Dataset, device: torch.device) -> dict[str, float]:

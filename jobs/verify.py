@@ -17,8 +17,8 @@ from ebsc.budgets import Budget, Fixed, Sequential, Tolerance
 from ebsc.campaign import Campaign
 from ebsc.errors import EbscError, InputError, RunError
 from ebsc.files import make_folder, write_whole
-from jobs.options import parse_images
-from jobs.provenance import certification, check_images
+from jobs.options import DataRoot, parse_images
+from jobs.runs import certification, check_images
 
 __all__ = ["Verify", "keep", "replayed", "verify"]
 
@@ -39,8 +39,7 @@ class Verify:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders of `ebsc certify`, or kept ones."""
-    data_root: Path | None = None
-    """Where data sets live. Default: $EBSC_DATA, else ~/.cache/ebsc/data."""
+    data_root: DataRoot = None
     labels: bool = True
     """Compare images and labels with the data set. --no-labels takes the labels from certificates.parquet: for where
     there is no data set."""

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import urllib.error
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,7 +20,7 @@ from ebsc import model
 from ebsc.bounds import floor_radius
 from jobs.cli import COMMANDS
 from jobs.entries import read_entry
-from jobs.tables import floor_percent
+from jobs.prints import floor_percent
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
@@ -224,14 +223,6 @@ def general(text):
     text = re.sub(r"downloaded \(.*\): put", "downloaded (REASON): put", text)
     text = re.sub(r"process \d+ on \S+ since [\d-]+ [\d:]+", "PROCESS", text)
     return re.sub(r"has [\d.]+ CPU", "has N CPU", text)
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
 @pytest.mark.usefixtures("offline")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,6 +67,15 @@ def cli(*words: object) -> Finished:
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
     return Finished(status, out.getvalue(), err.getvalue())
+
+
+def refused(folder: Path, message: str, *words: object) -> None:
+    """A command says in one line what is wrong, with status 2, and leaves a folder as it is."""
+    before = files(folder)
+    result = cli(*words)
+    assert (result.status, result.out) == (2, "")
+    assert re.fullmatch(f"ebsc: .*({message}).*\n", result.err), result.err
+    assert files(folder) == before
 
 
 class Stopped(BaseException):

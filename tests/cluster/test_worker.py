@@ -38,7 +38,7 @@ def test_a_worker_counts_what_a_voter_counts(assignment):
 
 
 def test_a_plain_worker_leaves_the_denoiser_out(assignment):
-    plain = Worker(Assignment(**{**vars(assignment), "plain": True})).count(UNIT).counts
+    plain = Worker(replace(assignment, plain=True)).count(UNIT).counts
     assert (plain == voter(NET.plain()).count(UNIT)).all()
     assert (plain != Worker(assignment).count(UNIT).counts).any()
 
@@ -46,7 +46,7 @@ def test_a_plain_worker_leaves_the_denoiser_out(assignment):
 def test_threads_are_what_the_assignment_says(assignment):
     before = torch.get_num_threads()
     try:
-        Worker(Assignment(**{**vars(assignment), "threads": 3}))
+        Worker(replace(assignment, threads=3))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -24,6 +25,13 @@ class Place:
     def certify(self, *words, out="new"):
         """The words of a small certification; later ones win."""
         return ["certify", self.model, "--workers", 0, "--images", "::60", "--n", 200, "-o", self.folder / out, *words]
+
+    def reconfigure(self, change):
+        """Have the run's `config.json` changed by a function of what it holds."""
+        path = self.run / "config.json"
+        config = json.loads(path.read_text())
+        change(config)
+        path.write_text(json.dumps(config))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import urllib.error
 from pathlib import Path
 
 import numpy as np
@@ -498,21 +497,16 @@ def plot_into_a_folder(place):
     return ["plot", place.run, "-o", place.folder]
 
 
-def with_config(place, change):
-    config = json.loads((place.run / "config.json").read_text())
-    change(config["question"])
-    (place.run / "config.json").write_text(json.dumps(config))
-    return ["table", place.run]
-
-
 @case("'0.5' is no number")
 def table_of_a_run_whose_sigma_is_a_text(place):
-    return with_config(place, lambda question: question.update(sigma="0.5"))
+    place.reconfigure(lambda config: config["question"].update(sigma="0.5"))
+    return ["table", place.run]
 
 
 @case("None is no number")
 def table_of_a_run_without_n(place):
-    return with_config(place, lambda question: question["budget"].update(n=None))
+    place.reconfigure(lambda config: config["question"]["budget"].update(n=None))
+    return ["table", place.run]
 
 
 @case("demo|sigma")
@@ -622,9 +616,7 @@ def attack_inside_certificates_that_are_not_there(place):
 
 @case("name it with --model")
 def attack_on_a_run_that_does_not_name_its_model(place):
-    config = json.loads((place.run / "config.json").read_text())
-    del config["options"]["model"]
-    (place.run / "config.json").write_text(json.dumps(config))
+    place.reconfigure(lambda config: config["options"].pop("model"))
     return ["attack", place.run]
 
 
@@ -731,14 +723,6 @@ CASES["reproduce_beside_a_log_that_is_not_there"] = (
     lambda place: ["reproduce", "digits", "--peers", "nowhere.tsv"],
     "no such log",
 )
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
 # -- walks ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from unittest.mock import patch
 
 import pytest
@@ -246,11 +245,7 @@ def test_stopped_while_the_table_is_put_away_nothing_is_lost(place, files):
 
 
 def refused(place, message, *words, out="run"):
-    before = tiny.files(place.folder)
-    result = tiny.cli(*place.certify(*words, out=out))
-    assert (result.status, result.out) == (2, "")
-    assert re.fullmatch(f"ebsc: .*({message}).*\n", result.err), result.err
-    assert tiny.files(place.folder) == before
+    tiny.refused(place.folder, message, *place.certify(*words, out=out))
 
 
 @pytest.mark.parametrize(

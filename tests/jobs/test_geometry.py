@@ -1,5 +1,4 @@
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -105,10 +104,7 @@ def test_other_formats(form):
 
 
 def test_a_run_is_named_by_its_config(place):
-    path = place.run / "config.json"
-    config = json.loads(path.read_text())
-    config["question"]["split"] = "train"
-    path.write_text(json.dumps(config))
+    place.reconfigure(lambda config: config["question"].update(split="train"))
     result = tiny.cli("geometry", "--runs", place.run)
     assert result.status == 2
     assert "is about digits (train), not digits (test)" in result.err

@@ -1,7 +1,6 @@
 """Runs over disjoint images, or of disjoint draws, add up to one run; whatever else is refused."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -261,11 +260,7 @@ def test_a_seed_that_two_merged_runs_share_is_refused(merge, tmp_path):
 
 
 def refused(folder, runs, into, message):
-    before = tiny.files(folder)
-    result = tiny.cli("merge", *runs, "--into", into)
-    assert (result.status, result.out) == (2, "")
-    assert re.fullmatch(f"ebsc: .*({message}).*\n", result.err), result.err
-    assert tiny.files(folder) == before
+    tiny.refused(folder, message, "merge", *runs, "--into", into)
 
 
 @pytest.mark.parametrize(

@@ -43,18 +43,18 @@ def test_the_ending_chooses_the_format(tmp_path, ending, start):
     assert (tmp_path / f"curve.{ending}").read_bytes().startswith(start)
 
 
+@pytest.mark.usefixtures("words")
 def test_the_legend_does_not_round_up(tmp_path):
-    with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters, not their outlines
-        curves([entry("almost a half", [0.4999, 0.4999])], tmp_path / "curve.svg")
+    curves([entry("almost a half", [0.4999, 0.4999])], tmp_path / "curve.svg")
     text = (tmp_path / "curve.svg").read_text()
     assert "almost a half (ACR 0.499)" in text
 
 
+@pytest.mark.usefixtures("words")
 def test_the_envelope_is_drawn_over_its_rows_and_alone_has_a_name(tmp_path):
     log = entry("log", [0.5, 0.5, 0.0, 0.0])
     rows = [*ENTRIES, replace(log, rounding=np.zeros(4)), replace(ENTRIES[0], name="float", sound=False)]
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
-        curves(rows, tmp_path / "curve.svg", envelope=True)
+    curves(rows, tmp_path / "curve.svg", envelope=True)
     text = (tmp_path / "curve.svg").read_text()
     assert "envelope (2 rows)" in text
     assert "envelope of published logs (1 rows)" in text

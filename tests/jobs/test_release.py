@@ -3,13 +3,15 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import tiny
 
+from cluster.folder import read_config
 from ebsc import model
 from jobs.options import command_line, recall
-from jobs.provenance import options
+from jobs.provenance import options_of
 from jobs.release import LARGEST
 from jobs.train import Train
 
@@ -157,9 +159,7 @@ def test_only_sound_runs_are_released(place, shelf, words, message):
 
 
 def test_a_run_of_other_weights_is_refused(place, shelf):
-    config = json.loads((place.run / "config.json").read_text())
-    config["question"]["model"] = "0" * 64
-    (place.run / "config.json").write_text(json.dumps(config))
+    place.reconfigure(lambda config: config["question"].update(model="0" * 64))
     done = release(place, shelf)
     assert done.err == f"ebsc: {place.run} is not a run of {place.model}: its weights are others, or its sigma\n"
     assert done.status == 2
@@ -198,18 +198,20 @@ def test_names_are_plain(place, shelf):
 
 def test_half_precision_is_exact_for_what_is_certified(place):
     net, spec = model.load(place.model)
-    model.save(place.folder / "half", net, model.ModelSpec(**{**spec.__dict__, "storage": "float16"}))
+    model.save(place.folder / "half", net, replace(spec, storage="float16"))
     stored, half = model.load(place.folder / "half")
     assert half.sha256 != spec.sha256
     assert model.pack(stored, half)[0].sha256 == half.sha256  # what workers get is what is on disk
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (place.folder / "half", place.model)]
     assert sizes[0] < 0.7 * sizes[1]
-    assert tiny.cli(*place.certify()).status == 0
+    command, _, *words = place.certify()
+    assert tiny.cli(command, place.folder / "half", *words).status == 0
+    assert read_config(place.folder / "new")["question"]["model"] == half.sha256
 
 
 def test_options_are_recalled_from_their_record():
     train = Train.by("ebsc-full", 0.75, classifier="resnet")
-    again = recall(Train, options(train) | {"of_a_later_version": 1})
+    again = recall(Train, options_of(train) | {"of_a_later_version": 1})
     assert again == train
     assert command_line(again) == command_line(train)
 

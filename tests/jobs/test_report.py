@@ -21,7 +21,7 @@ from jobs import attacked
 from jobs.charts import staircase
 from jobs.entries import Entry
 from jobs.gallery import affordable, cards, instructive
-from jobs.report import TOO_LARGE, Report
+from jobs.report import TOO_LARGE
 
 QUICK = ["--steps", 3, "--draws", 4, "--n", 500]
 
@@ -207,9 +207,7 @@ def test_the_attack_is_shown_and_called_an_estimate(made):
 
 
 def test_a_run_whose_model_is_gone_says_so_and_the_rest_is_there(place):
-    config = json.loads((place.run / "config.json").read_text())
-    config["options"]["model"] = str(place.folder / "elsewhere")
-    (place.run / "config.json").write_text(json.dumps(config))
+    place.reconfigure(lambda config: config["options"].update(model=str(place.folder / "elsewhere")))
     text, _ = report(place, place.run)
     assert re.search(r"no pictures, as .*is not a model folder", text)
     assert "<img" not in text
@@ -217,9 +215,7 @@ def test_a_run_whose_model_is_gone_says_so_and_the_rest_is_there(place):
 
 
 def test_a_run_on_data_that_changed_has_no_pictures(place):
-    config = json.loads((place.run / "config.json").read_text())
-    config["question"]["checksum"] = "0" * 64
-    (place.run / "config.json").write_text(json.dumps(config))
+    place.reconfigure(lambda config: config["question"].update(checksum="0" * 64))
     assert "checksums differ" in report(place, place.run)[0]
 
 
@@ -277,8 +273,7 @@ def test_what_is_instructive():
 
 
 def test_thirty_runs_have_room():
-    for shape in ((1, 8, 8), (1, 28, 28), (3, 32, 32)):
-        assert 1 <= affordable(12, 30, shape) <= 12
+    assert affordable(12, 30, (1, 8, 8)) == 12
     assert affordable(12, 30, (3, 224, 224)) == 1
 
 
@@ -320,4 +315,3 @@ def test_other_commands_do_not_load_bokeh():
         "import sys, jobs.cli; [jobs.cli.load(name) for name in jobs.cli.COMMANDS]; sys.exit('bokeh' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-    assert Report.__doc__

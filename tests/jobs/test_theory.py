@@ -11,8 +11,8 @@ from PIL import Image
 
 from ebsc.budgets import Fixed
 from ebsc.theory import exact_radius, margin, mean_radius, share_lowered
+from ebsc.twoclass import Point, Problem, Region, certified
 from jobs import theory
-from jobs.theory import Point, Problem, Region, certified
 
 QUICK = ["theory", "--n", 300, "--s", "0,0.5", "--angles", "0,60"]
 

@@ -1,7 +1,6 @@
 """With a tolerance, a run stops when its table is known that well, and says so."""
 
 import json
-import re
 
 import pytest
 import tiny
@@ -124,17 +123,10 @@ def test_the_configuration_holds_the_tolerance(runs):
     ],
 )
 def test_what_is_no_tolerance_is_refused_and_leaves_nothing_behind(place, words, message):
-    refused(place, message, *words, out="new")
+    tiny.refused(place.folder, message, *place.certify(*words))
     assert not (place.folder / "new").exists()
 
 
 def test_a_run_without_a_tolerance_does_not_go_on_with_one(place):
-    refused(place, r"another configuration: budget\.tolerance.*0\.2 here", "--tolerance", 0.2, out="run")
-
-
-def refused(place, message, *words, out):
-    before = tiny.files(place.folder)
-    result = tiny.cli(*place.certify(*words, out=out))
-    assert (result.status, result.out) == (2, "")
-    assert re.fullmatch(f"ebsc: .*({message}).*\n", result.err), result.err
-    assert tiny.files(place.folder) == before
+    message = r"another configuration: budget\.tolerance.*0\.2 here"
+    tiny.refused(place.folder, message, *place.certify("--tolerance", 0.2, out="run"))

@@ -1,6 +1,5 @@
 """``ebsc verify``: certificates are what the ledger gives, also when it was kept, compressed; nothing else passes."""
 
-import json
 import lzma
 import shutil
 
@@ -121,20 +120,14 @@ def test_an_honest_certificate_of_too_few_votes_is_found(place):
 
 
 def test_votes_of_another_budget_are_refused(place):
-    path = place.run / "config.json"
-    config = json.loads(path.read_text())
-    config["question"]["budget"]["n0"] = 50
-    path.write_text(json.dumps(config))
+    place.reconfigure(lambda config: config["question"]["budget"].update(n0=50))
     done = verify(place.run)
     assert (done.status, done.err.count("\n")) == (1, 1)
     assert "not of one run: votes of look 0 do not add up to 50" in done.err
 
 
 def test_labels_are_those_of_the_data_set_unless_one_says_so(place):
-    path = place.run / "config.json"
-    config = json.loads(path.read_text())
-    config["question"]["checksum"] = "0"
-    path.write_text(json.dumps(config))
+    place.reconfigure(lambda config: config["question"].update(checksum="0"))
     assert "on other images than digits holds" in verify(place.run).err
     assert verify(place.run, "--no-labels").status == 0
 
@@ -153,9 +146,7 @@ def test_a_damaged_kept_ledger_is_one_line(place):
 
 
 def test_a_run_that_was_merged_before_mergers_kept_votes_is_refused(place):
-    config = json.loads((place.run / "config.json").read_text())
-    config["question"] |= {"images": ["::60", "30::60"], "checksum": ["0", "1"]}
-    (place.run / "config.json").write_text(json.dumps(config))
+    place.reconfigure(lambda config: config["question"].update(images=["::60", "30::60"], checksum=["0", "1"]))
     done = verify(place.run)
     assert (done.status, done.err.count("\n")) == (2, 1)
     assert "merge its runs again" in done.err
@@ -168,12 +159,13 @@ ASKED = ("model", "sigma", "plain", "data", "split", "images", "checksum", "latt
 @pytest.mark.parametrize("command", ["verify", "merge", "attack"])
 @pytest.mark.parametrize("missing", [True, False])
 def test_a_configuration_that_is_damaged_is_refused(place, name, command, missing):
-    config = json.loads((place.run / "config.json").read_text())
-    part = config if name == "options" else config["question"]
-    part[name] = None
-    if missing:
-        del part[name]
-    (place.run / "config.json").write_text(json.dumps(config))
+    def damage(config):
+        part = config if name == "options" else config["question"]
+        part[name] = None
+        if missing:
+            del part[name]
+
+    place.reconfigure(damage)
     other = shutil.copytree(place.run, place.folder / "other")
     result = tiny.cli(command, place.run, *([other, "--into", place.folder / "all"] if command == "merge" else []))
     assert (result.status, result.out) == (2, "")

@@ -1,0 +1,118 @@
+"""Numbers and tables in print: what is said of an accuracy or a radius is never better than the truth."""
+
+import csv
+import io
+import json
+import shlex
+from collections.abc import Sequence, Set
+from pathlib import Path
+from typing import Literal
+
+from tabulate import tabulate
+
+from ebsc.errors import InputError
+from ebsc.files import write_whole
+
+__all__ = ["Format", "all_but", "ceil_percent", "floor_percent", "put", "show_with", "spelled", "typeset"]
+
+Format = Literal["text", "markdown", "latex", "csv", "json"]
+_TABULATE = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}
+
+
+def spelled(radius: float) -> str:
+    """A radius as it was asked for: all of its digits, as one that is rounded up would be another question.
+
+    >>> spelled(0.99609375), spelled(0.5), spelled(0.0)
+    ('0.99609375', '0.5', '0')
+    """
+    return f"{radius:.9f}".rstrip("0").rstrip(".")
+
+
+def show_with(run: Path) -> str:
+    """How to show a run, to be pasted into a shell.
+
+    >>> show_with(Path("runs/my model"))
+    "show it with: ebsc table 'runs/my model'"
+    """
+    return f"show it with: ebsc table {shlex.quote(str(run))}"
+
+
+def floor_percent(share: float, images: int) -> str:
+    """A share of images in per cent, rounded down to a tenth: a printed accuracy is never above the true one."""
+    return f"{round(share * images) * 1000 // images / 10:.1f}"
+
+
+def ceil_percent(share: float, images: int) -> str:
+    """A share of images in per cent, rounded up to a tenth: for what is said to be no more than that."""
+    return f"{-(-1000 * round(share * images) // images) / 10:.1f}"
+
+
+def all_but(rho: float) -> str:
+    """1 - rho, as no bound of statistics holds with probability 1.
+
+    >>> all_but(0.001), all_but(1e-9), all_but(1e-30)
+    ('0.999', '0.999999999', '1 - 1e-30')
+    """
+    text = f"{1 - rho:.12g}"
+    return text if text != "1" else f"1 - {rho:g}"
+
+
+def typeset(
+    head: list[str], body: list[list[str]], notes: list[str], form: Format, best: Sequence[Set[int]] = ()
+) -> str:
+    """Any table as text, with notes below it where the form has room for them (``csv`` has none).
+
+    ``best``: for each row, the columns whose cells are marked: bold, or with a star in text; not in csv and JSON.
+    """
+    if form == "csv":
+        sink = io.StringIO()
+        csv.writer(sink, lineterminator="\n").writerows([head, *body])
+        return sink.getvalue()
+    if form == "json":
+        rows = [dict(zip(head, row, strict=True)) for row in body]
+        return json.dumps({"rows": rows, "notes": notes}, indent=2) + "\n"
+    if any(best):
+        body = [_marked(row, marked, set().union(*best), form) for row, marked in zip(body, best, strict=True)]
+        notes = [*notes, f"Best of each column: {'bold' if form != 'text' else 'marked *'}."]
+    head, *body = ([_on_one_line(cell, form) for cell in row] for row in (head, *body))
+    notes = [_on_one_line(note, "text") for note in notes]
+    aligned = ("left", *["right"] * (len(head) - 1))
+    table = tabulate(body, head, tablefmt=_TABULATE[form], disable_numparse=True, colalign=aligned)
+    for sign, text in _SIGNS.items():
+        table = table.replace(sign, text)
+    comment = "% " if form == "latex" else ""
+    return "\n".join([table, "", *(comment + note for note in notes)]) + "\n"
+
+
+def _on_one_line(cell: str, form: Format) -> str:
+    text = str(cell).replace("\n", " ")
+    return text.replace("|", "\\|") if form == "markdown" else text
+
+
+_SIGNS = {"\x01": r"\textbf{", "\x02": "}", "\x03": " "}  # put in last: tabulate escapes commands and strips blanks
+_MARKS = {"text": ("", "*"), "markdown": ("**", "**"), "latex": ("\x01", "\x02")}
+
+
+def _marked(row: list[str], marked: Set[int], columns: Set[int], form: Format) -> list[str]:
+    """Cells of one row; in text those beside a marked one get a blank, so that digits stay below digits."""
+    before, after = _MARKS[form]
+    blank = "\x03" if form == "text" else ""
+    return [
+        before + cell + after if column in marked else cell + blank * (column in columns)
+        for column, cell in enumerate(row)
+    ]
+
+
+def put(text: str, out: Path | None) -> None:
+    """Print a table, or write it to a file.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        write_whole(out, text.encode())
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}") from error
