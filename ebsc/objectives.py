@@ -372,6 +372,14 @@ def check_training(draws: int, ramp: int, denoising: float) -> None:
         raise InputError("draws must be at least 1, ramp and the weight of denoising not negative")
 
 
+_LIMITS = {
+    "steps": (1, float_info.max, "of 1 or more"),
+    "epsilon": (float_info.min, float_info.max, "above 0"),
+    "q": (0, 1, "from 0 to 1"),
+}
+"""Hyperparameters that do not go from 0 to any size: the least, the most, and how to say so."""
+
+
 def hyperparameters(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Hyperparameters of an objective, cast to the types that it states.
 
@@ -390,11 +398,10 @@ def hyperparameters(name: str, options: dict[str, Any]) -> dict[str, Any]:
         if key not in known:
             raise InputError(f"objective {name} has no {key!r}: it has {', '.join(known) or 'no hyperparameters'}")
         kind = known[key].annotation
-        least = {"steps": 1, "epsilon": float_info.min}.get(key, 0)
-        most = {"q": 1}.get(key, float_info.max)
+        least, most, limits = _LIMITS.get(key, (0, float_info.max, "of 0 or more"))
         if not least <= value <= most or (kind is int and value != int(value)):
-            limits = f"[{least:g}, {most:g}]"
-            raise InputError(f"{key} of objective {name} must be a finite {kind.__name__} in {limits}, not {value}")
+            what = "whole number" if kind is int else "number"
+            raise InputError(f"{key} of objective {name} must be a {what} {limits}, not {value}")
         chosen[key] = kind(value)
     whole = {key: parameter.default for key, parameter in known.items()} | chosen
     if whole.get("mix_step", 0) > whole.get("steps", 0):

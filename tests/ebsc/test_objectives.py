@@ -496,9 +496,9 @@ def test_hyperparameters_come_as_the_objective_wants_them():
         ("gaussian", {"weight": 1.0}, "objective gaussian has no 'weight': it has no hyperparameters"),
         ("macer", {"sigma": 1.0}, "objective macer has no 'sigma': it has weight, margin, temperature"),
         ("smoothadv", {"x": 1.0}, "has no 'x'"),
-        ("smoothadv", {"steps": 2.5}, r"steps of objective smoothadv must be a finite int in \[1, .*\], not 2.5"),
+        ("smoothadv", {"steps": 2.5}, r"steps of objective smoothadv must be a whole number of 1 or more, not 2.5"),
         ("smoothadv", {"q": 1.0, "slope": 6.0}, "objective smoothadv takes q or slope, not both: 1 and 6"),
-        ("catrs", {"epsilon": -0.5}, r"epsilon of objective catrs must be a finite float in \[2.2.*\], not -0.5"),
+        ("catrs", {"epsilon": -0.5}, r"epsilon of objective catrs must be a number above 0, not -0.5"),
     ],
 )
 def test_what_an_objective_does_not_have_or_take_is_refused_with_what_it_has(name, options, message):
