@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -219,7 +219,8 @@ def _torchvision(name: str, split: Split, root: Path) -> Dataset:
 def _download(make: Callable[..., Any], root: Path) -> None:
     """Download a data set, once for all processes that want it at a time; no file appears that is not whole."""
     root.mkdir(parents=True, exist_ok=True)
-    with lock(root / ".download.lock", DOWNLOAD_SECONDS):
+    with lock(path := root / ".download.lock", DOWNLOAD_SECONDS), ExitStack() as end:
+        end.callback(path.unlink)
         with suppress(RuntimeError):
             make(root, download=False)
             return  # another process has been here

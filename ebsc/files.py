@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import filelock
 
 from ebsc.errors import InputError
 
-__all__ = ["lock", "make_folder", "write_whole"]
+__all__ = ["FULL", "lock", "make_folder", "write_whole"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk without room: no mistake of whoever gave the command."""
 
 REQUEUED = 180.0
 """Seconds for which a requeued job waits for a lock: a file server keeps that of a dead node for its lease."""

@@ -18,6 +18,8 @@ _IMAGES = 10_000
 def check_components(components: int, data: Dataset) -> None:
     """Raise :class:`InputError` unless so many components can be fitted to the images."""
     most = min(len(data.labels), _IMAGES)
+    if most < 2:
+        raise InputError("a mixture is fitted to two images or more")
     if not 1 <= components <= most:
         raise InputError(
             f"components must lie between 1 and {most}, the images that they are fitted to, not {components}"

@@ -94,10 +94,13 @@ class ModelSpec:
                 raise InputError(f'a denoiser or classifier is {{"kind": name, **options}}, not {part}')
 
 
+MOST_SIGMA = 1e6
+
+
 def check_sigma(sigma: float) -> None:
-    """Raise :class:`InputError` unless sigma is a positive number."""
-    if not isinstance(sigma, int | float) or not 0 < sigma < float("inf"):
-        raise InputError(f"sigma must be a positive number, not {sigma}")
+    """Raise :class:`InputError` unless sigma is a number from 1e-6 to 1e6: its square must be one of float32."""
+    if not isinstance(sigma, int | float) or not 1 / MOST_SIGMA <= sigma <= MOST_SIGMA:
+        raise InputError(f"sigma must be a positive number, from 1e-6 to 1e6, not {sigma}")
 
 
 class Ebsc(nn.Module):

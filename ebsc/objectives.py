@@ -404,8 +404,8 @@ def hyperparameters(name: str, options: dict[str, Any]) -> dict[str, Any]:
             raise InputError(f"{key} of objective {name} must be a {what} {limits}, not {value}")
         chosen[key] = kind(value)
     whole = {key: parameter.default for key, parameter in known.items()} | chosen
-    if whole.get("mix_step", 0) > whole.get("steps", 0):
-        raise InputError(f"mix_step of objective {name} must not exceed its steps, {whole['steps']}")
+    if whole.get("mix_step") and whole["mix_step"] >= whole["steps"]:
+        raise InputError(f"mix_step of objective {name} must be below its steps, {whole['steps']}")
     if whole.get("q") and whole.get("slope"):
         raise InputError(f"objective {name} takes q or slope, not both: {whole['q']:g} and {whole['slope']:g}")
     return chosen

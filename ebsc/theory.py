@@ -170,6 +170,14 @@ def plane(w: Vector, mu: Vector, along: Numbers, across: Numbers) -> Vectors:
     return along[..., None] * first + across[..., None] * second
 
 
+def _reached(mu: Vector, s: float, sigma: float) -> float:
+    """|mu|, where :func:`signed_radius` reaches the whole class."""
+    length = float(np.linalg.norm(mu))
+    if length + 5 * s > _REACH * sigma:
+        raise InputError(f"|mu| + 5 s must be at most {_REACH:g} sigma, not {length:g} + 5 x {s:g}")
+    return length
+
+
 def mean_radius(w: Vector, mu: Vector, s: float, sigma: float) -> float:
     """Mean of the signed radius over class +1, X ~ N(mu, s^2 I): by Gauss-Hermite quadrature in the plane, to 1e-6.
 
@@ -188,10 +196,8 @@ def mean_radius(w: Vector, mu: Vector, s: float, sigma: float) -> float:
     >>> round(mean_radius(w, mu, s=0.25, sigma=0.5), 3), margin(mu, w)
     (0.995, 0.6)
     """
-    length = float(np.linalg.norm(mu))
-    if length + 5 * s > _REACH * sigma:
-        raise InputError(f"|mu| + 5 s must be at most {_REACH:g} sigma, not {length:g} + 5 x {s:g}")
-    nodes, weights = np.polynomial.hermite_e.hermegauss(32)
+    length = _reached(mu, s, sigma)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     along, across = np.meshgrid(length + s * nodes, s * nodes)
     radii = signed_radius(plane(w, mu, along, across), w, mu, s, sigma)
     return float((weights[:, None] * weights * radii).sum() / weights.sum() ** 2)
@@ -208,12 +214,15 @@ def share_lowered(w: Vector, mu: Vector, s: float, sigma: float) -> float:
         s: standard deviation of X around its class mean.
         sigma: standard deviation of the noise.
 
+    Raises:
+        InputError: as of :func:`mean_radius`.
+
     >>> w, mu = np.array([0.6, 0.8]), np.array([1.0, 0.0])
     >>> share_lowered(w, mu, s=0.0, sigma=0.5), share_lowered(w, mu, s=0.5, sigma=0.5) > 0.05
     (0.0, True)
     """
     quantiles = ndtri((np.arange(40) + 0.5) / 40)
-    points = plane(w, mu, *np.meshgrid(np.linalg.norm(mu) + s * quantiles, s * quantiles))
+    points = plane(w, mu, *np.meshgrid(_reached(mu, s, sigma) + s * quantiles, s * quantiles))
     plain = points @ w / np.linalg.norm(w)
     return float((signed_radius(points, w, mu, s, sigma) < plain - 1e-9).mean())
 

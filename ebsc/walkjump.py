@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from math import exp, inf, sqrt
+from math import exp, sqrt
 
 import numpy as np
 import torch
@@ -36,10 +36,12 @@ class Walk:
     friction: float | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.step_size < inf:
-            raise InputError(f"a walk needs 1 step or more, of a positive length, not {self.steps} of {self.step_size}")
-        if self.friction is not None and not 0 < self.friction < inf:
-            raise InputError(f"friction must be a positive number, not {self.friction}")
+        if self.steps < 1 or not 0 < self.step_size <= 1e3:
+            raise InputError(
+                f"a walk needs 1 step or more, of a positive length up to 1000, not {self.steps} of {self.step_size}"
+            )
+        if self.friction is not None and not 0 < self.friction <= 1e6:
+            raise InputError(f"friction must be a positive number up to 1e6, not {self.friction}")
 
     @property
     def normals(self) -> int:

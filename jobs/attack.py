@@ -29,7 +29,7 @@ from jobs.entries import Entry, read_entry
 from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.options import DataRoot, parse_images, parse_radii
 from jobs.plots import curves
-from jobs.prints import Format, floor_percent, spelled, typeset
+from jobs.prints import Format, check_figure, floor_percent, spelled, typeset
 from jobs.progress import Reporter
 from jobs.provenance import options_of, provenance
 from jobs.runs import certification, data_of_run, model_of_run
@@ -132,6 +132,8 @@ class Attack:
         asked |= {name: getattr(self, name) for name in ("n", "alpha", "seed", "batch", "precision", "compile")}
         config = {"question": asked, "options": options_of(self), "provenance": provenance(self.device)}
         with RunFolder(self.folder, config, "attack.parquet"):
+            if self.plot:
+                check_figure(self.plot)
             found, adversarial = _Evaluation(self, question, net, chosen, rows).run()
             attacked.write(self.folder, rows, found, adversarial)
             entry = read_entry(self.run_folder).only(rows["index"])

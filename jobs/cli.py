@@ -15,6 +15,7 @@ from typing import Any
 import tyro
 
 from ebsc.errors import EbscError, InputError, one_line
+from ebsc.files import FULL
 
 __all__ = ["COMMANDS", "load", "main", "parse", "start"]
 
@@ -41,7 +42,7 @@ def guarded() -> Iterator[None]:
             print(f"ebsc: {one_line(error)}", file=sys.stderr)
             sys.exit(2)
         unread = isinstance(error, BrokenPipeError) and _unread()
-        if not unread and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not unread and error.errno not in FULL:
             raise
         with suppress(io.UnsupportedOperation):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed

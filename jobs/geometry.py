@@ -13,7 +13,7 @@ from ebsc.errors import InputError
 from ebsc.model import check_sigma
 from jobs.entries import Entry, read_entry
 from jobs.options import DataRoot, parse_images, parse_numbers, parse_radii
-from jobs.prints import Format, ceil_percent, floor_percent, put, spelled, typeset
+from jobs.prints import Format, ceil_percent, check_figure, floor_percent, put, spelled, typeset
 from jobs.runs import certification, check_images
 from jobs.tables import notes
 
@@ -59,6 +59,8 @@ class Geometry:
 
     def run(self) -> None:
         """Print or write the two tables."""
+        if self.plot:
+            check_figure(self.plot)
         sigmas = tuple(dict.fromkeys(parse_numbers(self.sigmas, "sigmas")))
         radii = parse_radii(self.radii)
         for sigma in sigmas:

@@ -62,11 +62,13 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
             radii = start + step * np.arange(count)
         else:
             radii = np.array([float(part) for part in text.split(",")])
-        if not len(radii) or not ((radii >= 0) & np.isfinite(radii)).all():
+        if not len(radii) or not ((radii >= 0) & (radii < 1e9)).all():
             raise ValueError
         return tuple(radii.round(9).tolist())
     except (ValueError, ArithmeticError):
-        raise InputError(f"{name} {text!r}: give numbers >= 0 as 0.5, as 0,0.5,1 or as start:stop:step") from None
+        raise InputError(
+            f"{name} {text!r}: give numbers >= 0 (and below 1e9) as 0.5, as 0,0.5,1 or as start:stop:step"
+        ) from None
 
 
 def parse_images(text: str, length: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Figures: certified accuracy, radii, draws, trainings, images, walks, distances between classes, the exact case."""
 
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,12 +20,14 @@ from torch import Tensor
 from ebsc.bounds import floor_radius
 from ebsc.data import Dataset
 from ebsc.errors import InputError
+from ebsc.files import FULL, write_whole
 from ebsc.geometry import overlap, shell, shell_overlap
 from ebsc.model import Ebsc
 from ebsc.twoclass import Point, Problem, Region
 from ebsc.validation import pictures
 from jobs.attacked import Empirical
 from jobs.entries import Entry, envelopes
+from jobs.prints import check_figure
 
 __all__ = ["curves", "denoised", "distances", "draws", "radii", "style", "theory", "training", "walks"]
 
@@ -278,9 +281,12 @@ def _axes(path: Path, width: float) -> Iterator[Axes]:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"cannot write the figure {path}: it is a folder")
+    check_figure(path)
+    whole = io.BytesIO()
     try:
-        figure.savefig(path, dpi=200)
+        figure.savefig(whole, dpi=200, format=path.suffix[1:] or "png")
+        write_whole(path, whole.getvalue())
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
         raise InputError(f"cannot write the figure {path}: {error}") from error

@@ -11,9 +11,19 @@ from typing import Literal
 from tabulate import tabulate
 
 from ebsc.errors import InputError
-from ebsc.files import write_whole
+from ebsc.files import FULL, write_whole
 
-__all__ = ["Format", "all_but", "ceil_percent", "floor_percent", "put", "show_with", "spelled", "typeset"]
+__all__ = [
+    "Format",
+    "all_but",
+    "ceil_percent",
+    "check_figure",
+    "floor_percent",
+    "put",
+    "show_with",
+    "spelled",
+    "typeset",
+]
 
 Format = Literal["text", "markdown", "latex", "csv", "json"]
 _TABULATE = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}
@@ -115,4 +125,18 @@ def put(text: str, out: Path | None) -> None:
     try:
         write_whole(out, text.encode())
     except OSError as error:
+        if error.errno in FULL:
+            raise
         raise InputError(f"cannot write {out}: {error.strerror}") from error
+
+
+def check_figure(path: Path) -> None:
+    """Raise :class:`InputError` where no figure can be written to, before there is one."""
+    from matplotlib.backend_bases import FigureCanvasBase  # not at every start
+
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix and path.suffix[1:].lower() not in known:
+        raise InputError(f"cannot write the figure {path}: its name must end in one of .{', .'.join(known)}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise InputError(f"cannot write the figure {path}: {why}")

@@ -16,7 +16,7 @@ from ebsc.bounds import false_certificates, floor_radius
 from ebsc.errors import InputError
 from jobs.entries import Entry, envelopes, side_by_side
 from jobs.options import parse_radii
-from jobs.prints import Format, all_but, ceil_percent, floor_percent, put, spelled, typeset
+from jobs.prints import Format, all_but, ceil_percent, check_figure, floor_percent, put, spelled, typeset
 
 __all__ = ["Comparison", "Table", "compare", "notes", "render"]
 
@@ -338,6 +338,8 @@ class Table:
             raise InputError(f"rho must lie in (0, 1), not {self.rho}")
         if self.paired and len(self.rows) < 2:
             raise InputError("--paired compares the first row with others: name two or more")
+        if self.plot:
+            check_figure(self.plot)
         radii, entries = parse_radii(self.radii), side_by_side(self.rows)
         summaries = {"envelope": self.envelope, "spread": self.spread, "paired": self.paired}
         shown = render(entries, radii, self.format, self.rho, **summaries)

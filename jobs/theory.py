@@ -10,11 +10,11 @@ import tyro
 
 from ebsc.budgets import Fixed
 from ebsc.errors import InputError
-from ebsc.model import check_sigma
+from ebsc.model import MOST_SIGMA, check_sigma
 from ebsc.noise import check_seed
 from ebsc.twoclass import Point, Problem, Region, certified
 from jobs.options import parse_numbers
-from jobs.prints import Format, put, typeset
+from jobs.prints import Format, check_figure, put, typeset
 
 __all__ = ["Theory"]
 
@@ -80,11 +80,15 @@ class Theory:
                 f"images of {self.side} x {self.side} pixels have room for a length of mu above 0 and up to"
                 f" {max(self.side, 0) / 2:g}, not {self.length:g}; the side must be at least 2"
             )
+        if max(*parse_numbers(self.s, "s"), self.region_s) > MOST_SIGMA:
+            raise InputError(f"standard deviations of classes must be at most {MOST_SIGMA:g}")
         check_seed(self.seed)
         Fixed(n=self.n, alpha=self.alpha)  # says what is wrong with them
 
     def run(self) -> None:
         """Print or write the table, and draw the figure."""
+        if self.plot:
+            check_figure(self.plot)
         columns = [np.inf, *parse_numbers(self.s, "s")]
         rows = [[self._problem(angle, s) for s in columns] for angle in parse_numbers(self.angles, "angles")]
         body, budget = _body(rows), Fixed(n=self.n, alpha=self.alpha)

@@ -65,3 +65,8 @@ def test_there_are_no_more_components_than_images_that_are_used(monkeypatch):
 def test_what_cannot_be_fitted_is_refused(components):
     with pytest.raises(InputError, match="components must lie between 1 and 600"):
         mixture.fit(drawn(), components, sigma=0.5)
+
+
+def test_one_image_is_no_mixture():
+    with pytest.raises(InputError, match="two images or more"):
+        mixture.fit(drawn().take(np.array([0])), 1, sigma=0.5)

@@ -147,6 +147,13 @@ def test_mean_and_share_over_the_class_are_those_of_a_sample(s, degrees):
     assert abs(share_lowered(2 * w, mu, s, 0.5) - lowered) < 4 * np.sqrt((lowered + 0.001) / 5000) + 0.01
 
 
+@pytest.mark.parametrize("of_class", [mean_radius, share_lowered])
+def test_a_class_beyond_the_reach_of_the_integral_is_refused(of_class):
+    at = np.array([1.0, 0.0])
+    with pytest.raises(InputError, match="at most 36 sigma"):
+        of_class(at, at, s=0.0, sigma=0.02)
+
+
 def test_the_mean_over_the_class_in_its_limits():
     _, w, mu = vectors(8)
     w = np.sign(w @ mu) * w

@@ -677,6 +677,8 @@ look("geometry_with_bad_radii", "give numbers >= 0", "--radii", "x")
 look("geometry_of_one_draw", "draws must lie in 2..128", "--draws", 1)
 look("geometry_with_a_negative_seed", "seed must not be negative", "--seed=-1")
 look("geometry_beside_nothing", "no such run folder or log", "--runs", "nowhere")
+look("geometry_into_no_folder", "there is no folder nowhere", "--images", "::40", "--plot", "nowhere/x.png")
+look("geometry_at_infinite_radii", "give numbers >= 0", "--radii", "1e300")
 look("geometry_into_an_unknown_format", "cannot write the figure", "--images", "::40", "--plot", "x.xyz")
 
 
@@ -703,6 +705,8 @@ def theory(name, message, *words):
 
 
 theory("theory_without_noise", "sigma must be a positive", "--sigma", 0)
+theory("theory_of_classes_that_are_too_wide", "must be at most 1e+06".replace("+", r"\+"), "--region-s", 1e200)
+theory("theory_with_too_much_noise", "from 1e-6 to 1e6", "--sigma", 1e200)
 theory("theory_of_negative_classes", "s '-1': give numbers >= 0", "--s=-1")
 theory("theory_of_no_angle", "angles 'x': give numbers >= 0", "--angles", "x")
 theory("theory_of_a_right_angle", r"angles .* \[0, 90\)", "--angles", "0:90:30")
@@ -729,6 +733,7 @@ CASES["reproduce_beside_a_log_that_is_not_there"] = (
 
 options("no_steps", "a walk needs 1 step or more", "--steps", 0)
 options("steps_of_no_length", "of a positive length", "--step-size", 0)
+options("steps_too_long", "up to 1000", "--step-size", 1e200)
 options("negative_friction", "friction must be a positive number", "--friction", -1)
 options("walk_without_a_denoiser", "a walk needs a denoiser", "--vote", "walk-jump", "--plain")
 options_of("sample", "one_chain", "give 2 chains or more", "--chains", 1)

@@ -1,3 +1,5 @@
+import errno
+import os
 import re
 from dataclasses import replace
 
@@ -5,6 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 import tiny
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ebsc import data
@@ -88,6 +91,20 @@ def test_denoised_images_in_colour_are_a_picture(tmp_path):
 def test_a_figure_that_cannot_be_written_is_said(tmp_path):
     with pytest.raises(InputError, match="cannot write the figure"):
         curves(ENTRIES, tmp_path / "nowhere" / "curve.png")
+
+
+def test_a_figure_that_cannot_be_finished_leaves_the_one_that_stood_there(tmp_path, monkeypatch):
+    path = tmp_path / "curve.png"
+    path.write_bytes(b"before")
+
+    def half(figure, target, **options):
+        target.write(b"half")
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(InputError, match="File too large"):
+        curves(ENTRIES, path)
+    assert path.read_bytes() == b"before"
 
 
 def letters(path):

@@ -1,6 +1,7 @@
 """``ebsc sample``: pictures of walks and jumps, and what is said about mixing."""
 
 import json
+from dataclasses import replace
 from unittest.mock import patch
 
 import matplotlib.image
@@ -9,6 +10,7 @@ import pytest
 import tiny
 import torch
 
+from ebsc import data
 from jobs.sample import _grid, _mixing, _say
 
 
@@ -63,10 +65,31 @@ def test_the_way_from_the_start_does_not_count(place):
 
 
 def test_a_walk_that_diverges_says_so(place):
-    done = sample(place, "--step-size", 1e20)
+    done = sample(place, "--step-size", 1e3)
     assert done.status == 2
     assert "the walk diverged at step" in done.err
     assert not (place.model / "sample" / "sample.json").exists()
+
+
+def test_the_fewest_steps_are_enough_to_say_whether_chains_mix(place):
+    done = tiny.cli("sample", place.model, "--chains", 2, "--steps", 7, "--columns", 2)
+    assert (done.status, done.err.count("Warning")) == (0, 0)
+    assert json.loads((place.model / "sample" / "sample.json").read_text())["mixing"]["r_hat"] > 0
+
+
+@pytest.mark.parametrize("change", [{"images": np.zeros((20, 1, 12, 12), np.uint8)}, {"levels": 255}])
+def test_data_that_are_others_now_are_not_started_from(place, monkeypatch, change):
+    test = replace(data.load("digits", "test").take(np.arange(20)), **change)
+    monkeypatch.setattr("jobs.sample.data.load", lambda *words: test)
+    done = sample(place, "--start", "data")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "does not hold the images any more" in done.err
+
+
+def test_of_two_channels_the_first_is_drawn():
+    grid = _grid(torch.rand(2, 2, 3, 2, 4, 4))
+    assert grid.shape[0] == 3
+    assert torch.equal(grid[0], grid[2])
 
 
 def test_a_chain_has_its_walk_in_one_row_and_its_jumps_in_the_next():
