@@ -146,7 +146,7 @@ def _address(nodes: int) -> str:
             found = socket.gethostbyname(name)
         if found.startswith("127."):
             raise RunError(
-                f"the head of Ray is at {found} only: {name} must be a name of an address that all nodes reach"
+                f"the head of Ray is at {found} only: {name} must resolve to an address that all nodes can reach"
             )
     return found
 
@@ -159,7 +159,7 @@ def _towards(head: str) -> str:
 
 
 def _own(allocation: Allocation, scratch: Path, ip: str) -> list[str]:
-    """What ``ray start`` is told of this node. No fixed port: another user's Ray may be on the same node."""
+    """What ``ray start`` is told of this node. Ports are free ones: another user's Ray may be here."""
     words = [f"--node-ip-address={ip}", f"--num-cpus={allocation.cpus}", f"--num-gpus={allocation.gpus}"]
     words += [f"--temp-dir={scratch}", f"--dashboard-agent-listen-port={_free_port()}"]
     if allocation.memory:

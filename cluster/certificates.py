@@ -1,6 +1,7 @@
 """The certificates of a finished run on disk: Parquet for us, tab-separated in the field's own form for others."""
 
 import csv
+import io
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -78,8 +79,12 @@ def to_tsv(certificates: np.ndarray, seconds: np.ndarray) -> str:
     return "\n".join(lines) + "\n"
 
 
-def from_tsv(path: Path) -> np.ndarray:
+def from_tsv(path: Path, text: bytes | None = None) -> np.ndarray:
     """A log in the field's form ``idx label predict radius correct time``, whoever wrote it.
+
+    Args:
+        path: the log.
+        text: what it holds, where that was read already.
 
     Returns:
         A structured array of ``index``, ``label``, ``predicted`` (-1 where it abstained), ``radius`` as printed,
@@ -91,7 +96,7 @@ def from_tsv(path: Path) -> np.ndarray:
     """
     form = "a log of the form idx label predict radius correct time"
     try:
-        with path.open(newline="") as file:
+        with io.TextIOWrapper(io.BytesIO(path.read_bytes() if text is None else text), newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         log = np.zeros(len(rows), _LOGGED)
         for column, name in zip(_LOGGED.names or (), ("idx", "label", "predict", "radius"), strict=False):

@@ -35,7 +35,7 @@ class Faults:
         self._deaths: Counter[int] = Counter()
 
     def present(self, workers: int) -> None:
-        """So many workers there are now. Losses are measured by the most since a unit was counted."""
+        """The number of workers now. Losses are measured by the most since a unit was counted."""
         self._workers = workers
         self._crew = max(self._crew if self._losses else 0, workers)
 

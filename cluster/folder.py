@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,8 @@ def clear(path: Path, names: Iterable[str]) -> None:
         InputError: another process holds the folder.
     """
     if path.is_dir():
-        with _acquire(path):
+        with ExitStack() as end:
+            end.callback(_acquire(path).release)
             for name in names:
                 if (path / name).is_dir():
                     shutil.rmtree(path / name)

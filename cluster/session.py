@@ -104,6 +104,7 @@ def open_pool(
             alive = sum(node["Alive"] for node in nodes)
             have_text += f" on {alive} node{'s' * (alive != 1)}"
             raise InputError(f"room for {fit} workers only: each wants {asked}, the cluster has {have_text}")
-        if workers is None and (idle := have.get("GPU", 0) - fit * gpus) >= 1 and gpus:
-            print(f"{idle:g} GPUs stay idle: each of {fit} workers wants {asked}", file=sys.stderr, flush=True)
+        there = have.get("GPU", 0)
+        if workers is None and gpus >= 1 and (idle := there - fit * gpus) >= 1:
+            print(f"idle: {idle:g} of {there:g} GPUs, as a worker wants {asked}", file=sys.stderr, flush=True)
         yield RayPool(assignment, workers, cpus=cpus, gpus=gpus)

@@ -219,7 +219,9 @@ def _torchvision(name: str, split: Split, root: Path) -> Dataset:
 def _download(make: Callable[..., Any], root: Path) -> None:
     """Download a data set, once for all processes that want it at a time; no file appears that is not whole."""
     root.mkdir(parents=True, exist_ok=True)
-    with lock(path := root / ".download.lock", DOWNLOAD_SECONDS), ExitStack() as end:
+    path = root / ".download.lock"
+    with ExitStack() as end:
+        end.callback(lock(path, DOWNLOAD_SECONDS).release)
         end.callback(path.unlink)
         with suppress(RuntimeError):
             make(root, download=False)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and locks."""
 
 import errno
 import os
@@ -57,7 +57,7 @@ def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
 
 
 def lock(path: Path, seconds: float = 0.0) -> filelock.BaseFileLock:
-    """Hold the lock of this file; the kernel drops it when the process ends, however it ends.
+    """Hold the lock of this file until it is released; the kernel drops it when the process ends, however it ends.
 
     Args:
         path: the file; made where it is absent.

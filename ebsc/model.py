@@ -95,6 +95,7 @@ class ModelSpec:
 
 
 MOST_SIGMA = 1e6
+"""The largest standard deviation: its square, and that of its inverse, are numbers of float32."""
 
 
 def check_sigma(sigma: float) -> None:

@@ -400,7 +400,7 @@ def hyperparameters(name: str, options: dict[str, Any]) -> dict[str, Any]:
         kind = known[key].annotation
         least, most, limits = _LIMITS.get(key, (0, float_info.max, "of 0 or more"))
         if not least <= value <= most or (kind is int and value != int(value)):
-            what = "whole number" if kind is int else "number"
+            what = "whole number" if kind is int else "finite number"
             raise InputError(f"{key} of objective {name} must be a {what} {limits}, not {value}")
         chosen[key] = kind(value)
     whole = {key: parameter.default for key, parameter in known.items()} | chosen

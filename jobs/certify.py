@@ -30,6 +30,7 @@ from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.files import write_whole
 from ebsc.model import ModelSpec
+from ebsc.noise import check_exact
 from ebsc.votes import Precision
 from ebsc.walkjump import Walk, check_can_walk
 from jobs.launch import Cluster, Hold, Slurm, dispatch
@@ -93,7 +94,7 @@ class Certify:
     """Bound every other class from above as well, with half of alpha: R = sigma/2 (Phi^-1(p_A) - Phi^-1(p_B)). Larger
     radii where several classes share what is left of p_A; slightly smaller ones where one class has all of it."""
     n: int = 100_000
-    """Most estimation draws per image."""
+    """Maximum number of estimation draws per image."""
     n0: int = 100
     """Draws that select the candidate class."""
     alpha: float = 0.001
@@ -179,6 +180,8 @@ class Certify:
             check_can_walk(net.plain() if self.plain else net)
         *earlier, budget = self._budgets()
         chosen, indices = self._chosen(spec)
+        if chosen.on_lattice:
+            check_exact(spec.sigma, chosen.levels)
         campaign = Campaign(chosen.labels, spec.n_classes, spec.sigma, budget=budget, images=indices, seed=self.seed)
         folder = self.folder
         asked, *extends = (self._question(spec, chosen, one) for one in (budget, *earlier))

@@ -20,6 +20,10 @@ from ebsc.files import FULL
 __all__ = ["COMMANDS", "load", "main", "parse", "start"]
 
 
+_REFUSED = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
+"""Errors of a name that was given: no such file can be read or written."""
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """A user's mistake is one line on stderr and exit status 2; a run that had to stop, or a full disk, is one and 1.
@@ -30,7 +34,8 @@ def guarded() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
+            if sys.stdout:
+                sys.stdout.flush()
     except EbscError as error:
         print(f"ebsc: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
@@ -38,7 +43,7 @@ def guarded() -> Iterator[None]:
         print(f"ebsc: interrupted; {_again()} to go on", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
+        if error.errno in _REFUSED:
             print(f"ebsc: {one_line(error)}", file=sys.stderr)
             sys.exit(2)
         unread = isinstance(error, BrokenPipeError) and _unread()

@@ -16,6 +16,7 @@ from ebsc.errors import InputError
 
 __all__ = [
     "Entry",
+    "check_sound",
     "common_images",
     "distinct",
     "envelopes",
@@ -170,7 +171,15 @@ def _number(value: Any) -> Any:
     return value
 
 
+def check_sound(log: Path) -> None:
+    """Raise :class:`InputError` for the log of a run whose certificates are not sound: it has no place to say so."""
+    beside = log.with_name("config.json")
+    if log.name == certificates.LOG and beside.exists() and read_config(log.parent)["question"].get("lattice") is False:
+        raise InputError(f"{log} is of a run with --no-lattice, and has no place to say so: name {log.parent}")
+
+
 def _read_log(path: Path) -> Entry:
+    check_sound(path)
     log = certificates.from_tsv(path)
     right = (log["predicted"] == log["label"]) & (log["predicted"] >= 0)
     some = np.maximum(log["radius"], np.finfo(np.float64).tiny)  # what did not abstain has a radius, if it prints as 0

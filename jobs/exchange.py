@@ -12,7 +12,7 @@ from cluster.folder import RunFolder, read_config
 from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
 from ebsc.model import check_sigma
-from jobs.entries import log_name, named_sigma
+from jobs.entries import check_sound, log_name, named_sigma
 from jobs.options import parse_images
 from jobs.prints import put, show_with
 from jobs.provenance import options_of, provenance
@@ -55,8 +55,13 @@ class Import:
 
     def run(self) -> None:
         """Check the log and copy it."""
-        log = certificates.from_tsv(self.log)
-        text = self.log.read_bytes()
+        check_sound(self.log)
+        try:
+            text = self.log.read_bytes()  # once: it may be a pipe
+        except OSError:
+            certificates.from_tsv(self.log)  # says what is wrong with it
+            raise
+        log = certificates.from_tsv(self.log, text)
         question = {
             "log": {"name": self.log.name, "sha256": hashlib.sha256(text).hexdigest()},
             "sigma": named_sigma(self.log) if self.sigma is None else self.sigma,
@@ -110,6 +115,7 @@ class Export:
             raise InputError(f"{path} cannot be read: {one_line(error)}") from error
         if self.images == "::":
             return text
+        certificates.from_tsv(path)  # says what is wrong with it
         head, *lines = (line for line in text.splitlines(keepends=True) if line.strip())
         return head + "".join(lines[row] for row in parse_images(self.images, len(lines)))
 

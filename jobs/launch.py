@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -35,7 +35,8 @@ GRACE = 900.0
 _PYTHON = f"""sh -c 'trap "" TERM USR2; exec "$0" "$@"' {shlex.quote(sys.executable)}"""
 """Python with signals ignored until it listens: they would end the job as failed, and it would not be queued again."""
 
-_KEPT = ("SBATCH_", "SLURM_CONF", "SLURM_CLUSTERS")
+_USUAL = ("account", "partition", "qos", "constraint", "reservation")
+"""What people set by ``SBATCH_ACCOUNT`` and its like: sbatch would prefer it to what our script says."""
 
 # sbatch's own options that no option of ours covers, from its manual page
 _SBATCH = """
@@ -166,7 +167,7 @@ class Slurm:
             "slurm_array_parallelism": self.parallel,
             # a node that dies takes its job back to the queue, and a dead task does not leave the others waiting
             "slurm_additional_parameters": {"requeue": True, **self.extra()},
-            # srun takes neither from a job by itself: from SLURM 22.05 to 23.02 no CPUs, after --export no environment
+            # srun does not inherit these: not the CPUs (SLURM 22.05 to 23.02), nor the environment after --export
             "slurm_srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--export=ALL"],
         }
 
@@ -283,17 +284,18 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
     make_folder(folder, "folder")
     wanted = list(commands)
     for state in states([command.folder for command in commands]):
-        if state.job and state.active:
+        if state.job and state.active and not slurm.depends:
             print(f"{state.folder}: job {state.job} is {state.state.lower()} already")
             commands = [command for command in commands if command.folder != state.folder]
     if not commands:
         return [command.folder for command in wanted]
     jobs: list[Any] = []
     try:
-        # from inside a job too, which hands nothing on but what its user may have set: which cluster, which account
-        keep = {name: os.environ[name] for name in os.environ if name.startswith(_KEPT)}
-        inside = "SLURM_JOB_ID" in os.environ
-        with submitit.helpers.clean_env() if inside else nullcontext(), executor.batch():
+        # from inside a job too; which cluster, and what is usual for its user, is kept unless an option says otherwise
+        usual = [f"SBATCH_{name.upper()}" for name in _USUAL if not (getattr(slurm, name, "") or name in slurm.extra())]
+        kept = ("SLURM_CONF", "SLURM_CLUSTERS", *usual)
+        keep = {name: os.environ[name] for name in kept if name in os.environ}
+        with submitit.helpers.clean_env(), executor.batch():
             os.environ |= keep
             jobs += [executor.submit(Job(command)) for command in commands]
     except (submitit.core.utils.FailedJobError, OSError) as error:

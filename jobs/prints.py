@@ -1,4 +1,4 @@
-"""Numbers and tables in print: what is said of an accuracy or a radius is never better than the truth."""
+"""Numbers, tables and figures in print: what is said of an accuracy or a radius is never better than the truth."""
 
 import csv
 import io
@@ -44,7 +44,8 @@ def show_with(run: Path) -> str:
     >>> show_with(Path("runs/my model"))
     "show it with: ebsc table 'runs/my model'"
     """
-    return f"show it with: ebsc table {shlex.quote(str(run))}"
+    name = f"./{run}" if str(run).startswith("-") else str(run)
+    return f"show it with: ebsc table {shlex.quote(name)}"
 
 
 def floor_percent(share: float, images: int) -> str:

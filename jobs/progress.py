@@ -40,7 +40,10 @@ class Reporter:
         self._live: Progress | None = None
         if console.is_terminal:
             self._live = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), console=console
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn("{task.fields[text]}", markup=False),
+                console=console,
             )
             self._task = self._live.add_task(title, text="")
 
@@ -66,6 +69,6 @@ class Reporter:
     def say(self, text: str) -> None:
         """A line that stays, for example of a fault that was survived."""
         if self._live:
-            self._live.console.print(text, highlight=False)
+            self._live.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,6 +62,8 @@ class Release:
         folder = self.into / self.name
         if folder.exists() and not self.overwrite:
             raise InputError(f"{folder} is there already; --overwrite replaces it")
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise InputError(f"{folder} is no folder: a released model cannot replace it")
         net, spec = model.load(self.model)
         origin = model.locate(self.model)
         size = (origin / "model.safetensors").stat().st_size
@@ -70,8 +73,10 @@ class Release:
         self._check(spec)
         for run in self.runs:
             verify(run, self.data_root)
-        part = self.into / f".{self.name}.part"
-        make_folder(part, "released model")
+        make_folder(self.into, "folder of released models")
+        apart = Path(tempfile.mkdtemp(prefix=f".{self.name}.", dir=self.into))
+        part, before = apart / "new", apart / "before"
+        part.mkdir()
         try:
             for name in ("model.json", "model.safetensors"):
                 write_whole(part / name, (origin / name).read_bytes())
@@ -81,10 +86,12 @@ class Release:
             text = card(self.name, net, spec, entries, parse_radii(self.radii), size)
             write_whole(part / "README.md", text.encode())
             if folder.exists():
-                shutil.rmtree(folder)
+                folder.rename(before)
             part.rename(folder)
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            if before.exists() and not folder.exists():
+                before.rename(folder)
+            shutil.rmtree(apart, ignore_errors=True)
         known = self.name if self.into == RELEASED else folder
         print(f"released: {folder}; certify it with: ebsc certify {known}")
 

@@ -25,7 +25,7 @@ from jobs.options import command_line, parse_radii
 from jobs.prints import all_but, floor_percent, put, spelled
 from jobs.provenance import provenance
 from jobs.record import read_lines
-from jobs.runs import data_of_run, model_of_run
+from jobs.runs import certification, data_of_run, model_of_run
 from jobs.tables import compare
 
 __all__ = ["Report"]
@@ -149,6 +149,8 @@ class _Row:
 
     @cached_property
     def config(self) -> dict[str, Any]:
+        if self.run:
+            return certification(self.path)
         return read_config(self.path) if self.path.is_dir() else {}
 
     @property

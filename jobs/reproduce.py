@@ -8,9 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from cluster.folder import RunFolder
+from ebsc.device import pick
 from ebsc.errors import InputError
 from ebsc.files import write_whole
 from jobs import paper, results
+from jobs.entries import read_entry
 from jobs.launch import Cluster, Hold, Slurm, dispatch
 from jobs.options import DataRoot, command_line
 from jobs.provenance import options_of, provenance
@@ -76,6 +78,7 @@ class Reproduce:
         for log in self.peers:
             if not log.is_file():
                 raise InputError(f"{log}: no such log")
+            read_entry(log)
         plans = STORIES[self.story].get(self.data, {})
         if self.budget not in plans:
             raise InputError(f"the story {self.story} of {self.data} has no budget {self.budget}: {', '.join(plans)}")
@@ -97,6 +100,7 @@ class Reproduce:
 
     def here(self, hold: Hold) -> None:
         """Carry out all steps that are not done yet, then write the story."""
+        pick(self.slurm.device("auto", self.cluster))  # steps take what there is
         question: dict[str, Any] = {"data": self.data, "budget": self.budget, "plan": asdict(self._plan)}
         if self.story != "paper":
             question["story"] = self.story

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.ledger import KEPT
 from ebsc.training import Schedule
 from jobs.entries import named_sigma
 from jobs.recipes import FURTHER
@@ -96,7 +95,7 @@ class Programme:
         kept = setting.folder / "kept"
         runs = [*headline, *ablations, plain]
         verify = Verify(runs=tuple(map(setting.run, runs)), data_root=setting.data_root, keep=kept)
-        yield Step("Verify all runs, and keep them with their votes", verify, kept / runs[-1] / KEPT)
+        yield Step("Verify all runs, and keep them with their votes", verify)
         yield from self._releases(setting)
 
     def _pairs(self, setting: Setting, sigma: float, seed: int) -> Iterator[tuple[str, Step, bool]]:

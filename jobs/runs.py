@@ -89,9 +89,12 @@ def model_of_run(
     try:
         net, spec = load_model(Path(at), allow)
     except InputError as error:
+        holder = folder.resolve().parent.parent  # a released model holds its runs
         if named:
             raise
-        raise InputError(f"{error}; {folder} was made with it: if it was moved, name it with --model") from error
+        if not (holder / "model.json").exists():
+            raise InputError(f"{error}; {folder} was made with it: if it was moved, name it with --model") from error
+        net, spec = load_model(holder, allow)
     if (spec.sha256, spec.sigma) != (question["model"], question["sigma"]):
         raise InputError(f"{at} is not the model of {folder}: its weights are others; name it with --model")
     if model.code(spec) != question.get("code", {}):

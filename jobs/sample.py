@@ -64,7 +64,9 @@ class Sample:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         if self.chains < 2 or self.columns < 2 or self.walk.steps < max(7, self.columns - 1):
-            raise InputError("give 2 chains or more, 2 columns or more, and no fewer steps than columns, at least 7")
+            raise InputError(
+                "give 2 chains, 2 columns and 7 steps or more, and no more columns than steps and the start"
+            )
 
     def run(self) -> None:
         """Walk, and write what was seen."""
@@ -110,7 +112,7 @@ class Sample:
             raise InputError(f"{self.model} does not say what it was trained on: start from noise")
         test = data.load(spec.training["data"], "test", self.data_root)
         if (test.shape, test.levels) != (spec.shape, spec.levels):
-            raise InputError(f"{test.name} does not hold the images any more that {self.model} was trained on")
+            raise InputError(f"{test.name} no longer holds the images that {self.model} was trained on")
         images = torch.from_numpy(test.images[: self.chains])
         if len(images) < self.chains:
             raise InputError(f"there are only {len(images)} test images to start from")
@@ -141,7 +143,10 @@ def _say(found: dict[str, float], chains: int, steps: int) -> str:
 
 
 def _grid(pictures: Tensor) -> Tensor:
-    """Pictures of shape (chain, walk or jump, column, channel, height, width) as one, in [0, 1]."""
+    """Pictures of shape (chain, walk or jump, column, channel, height, width) as one, in [0, 1].
+
+    Of images that have no colours, the first channel.
+    """
     if pictures.shape[3] not in (1, 3):
         pictures = pictures[:, :, :, :1]
     return make_grid(pictures.flatten(0, 2).clamp(0, 1), nrow=pictures.shape[2], padding=1, pad_value=0.5)

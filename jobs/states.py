@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ import tyro
 from tabulate import tabulate
 
 from cluster.folder import alive, holder
-from ebsc.errors import InputError, RunError
+from ebsc.errors import InputError, RunError, one_line
 from jobs.record import read_lines
 
 __all__ = ["Jobs", "State", "ask", "states", "table", "wait"]
@@ -145,7 +146,10 @@ def _state(folder: Path, ticket: dict, known: dict[str, tuple[str, str]]) -> Sta
             state = "RUNNING"
         else:
             state = _result(ticket) or ("UNKNOWN" if on_slurm else "STOPPED")
-    progress, figures = _progress(folder)
+    try:
+        progress, figures = _progress(folder)
+    except OSError as error:  # of somebody else
+        progress, figures = one_line(error), ""
     return State(folder, state, progress, figures, ticket.get("job", ""), where, ticket.get("log", ""))
 
 
@@ -193,7 +197,9 @@ def _last_words(log: Path) -> str:
     """The last line of a job's log that is not from a wrapper around our process: an error, if any process had one."""
     said = []
     for path in sorted(log.parent.glob(log.name.replace("_0_log.err", "_*_log.err"))):
-        lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
         said += [line for line in lines if line and not line.startswith(("srun:", "slurmstepd:"))][-1:]
     return next((line for line in said if "Error" in line), said[0] if said else "")
 

@@ -211,7 +211,8 @@ class Train:
     def _check(self) -> None:
         """What would otherwise be said after the queue."""
         data.check_name(self.data)
-        training.share(self.head.batch, self.slurm.nodes * self.tasks)
+        for schedule in (self.head,) if self.start_from else (self.energy, self.head):
+            training.share(schedule.batch, self.slurm.nodes * self.tasks)
         if self.start_from and not self.slurm.depends:
             load_model(self.start_from, self.allow)
 

@@ -103,7 +103,7 @@ def test_a_head_that_knows_itself_by_no_other_address_is_looked_up(monkeypatch, 
     if found:
         assert allocation._address(nodes) == found
     else:
-        with pytest.raises(RunError, match=r"at 127\.\S+ only: n7 must be a name of an address"):
+        with pytest.raises(RunError, match=r"at 127\.\S+ only: n7 must resolve to an address"):
             allocation._address(nodes)
 
 

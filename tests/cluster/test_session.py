@@ -59,7 +59,7 @@ def test_workers_are_all_of_one_kind(monkeypatch, device, gpus, found):
 
 
 @pytest.mark.parametrize(
-    ("cpus", "said"), [(1, ""), (4, "1 GPUs stay idle: each of 1 workers wants {'CPU': 4, 'GPU': 1.0}")]
+    ("cpus", "said"), [(1, ""), (4, "idle: 1 of 2 GPUs, as a worker wants {'CPU': 4, 'GPU': 1.0}")]
 )
 def test_gpus_that_stay_idle_are_said(monkeypatch, capsys, cpus, said):
     with opened(monkeypatch), session.open_pool(Assignment(), cpus=cpus):

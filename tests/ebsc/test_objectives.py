@@ -499,7 +499,7 @@ def test_hyperparameters_come_as_the_objective_wants_them():
         ("smoothadv", {"steps": 2.5}, r"steps of objective smoothadv must be a whole number of 1 or more, not 2.5"),
         ("smoothadv", {"q": 1.0, "slope": 6.0}, "objective smoothadv takes q or slope, not both: 1 and 6"),
         ("smoothmix", {"steps": 2, "mix_step": 2}, "mix_step of objective smoothmix must be below its steps, 2"),
-        ("catrs", {"epsilon": -0.5}, r"epsilon of objective catrs must be a number above 0, not -0.5"),
+        ("catrs", {"epsilon": -0.5}, r"epsilon of objective catrs must be a finite number above 0, not -0.5"),
     ],
 )
 def test_what_an_objective_does_not_have_or_take_is_refused_with_what_it_has(name, options, message):

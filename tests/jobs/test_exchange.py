@@ -1,4 +1,6 @@
 import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -27,6 +29,33 @@ def test_an_imported_log_is_a_row_with_what_the_log_does_not_say(log, tmp_path):
     assert (row.radius.tolist(), row.rounding.tolist()) == (plain.radius.tolist(), plain.rounding.tolist())
     question = json.loads((folder / "config.json").read_text())["question"]
     assert (question["log"]["name"], question["source"]) == (log.name, "a paper")
+
+
+def test_a_log_may_come_through_a_pipe(log, tmp_path):
+    pipe, folder = tmp_path / "pipe", tmp_path / "run"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cp", log, pipe]):
+        assert tiny.cli("import", pipe, "-o", folder, "--sigma", 0.5).status == 0
+    assert tiny.cli("export", folder).out == log.read_text()
+
+
+def test_an_imported_log_that_was_emptied_is_one_line(log, tmp_path):
+    folder = tmp_path / "run"
+    tiny.cli("import", log, "-o", folder)
+    (folder / "certificates.tsv").write_text("")
+    result = tiny.cli("export", folder, "--images", "::2")
+    assert (result.status, result.err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("command", ["import", "table"])
+def test_the_log_of_a_run_that_is_not_sound_is_no_row(place, command):
+    path = place.run / "config.json"
+    config = json.loads(path.read_text())
+    config["question"]["lattice"] = False
+    path.write_text(json.dumps(config))
+    result = tiny.cli(command, place.run / "certificates.tsv", "-o", place.folder / "out")
+    assert result.status == 2
+    assert f"has no place to say so: name {place.run}" in result.err
 
 
 def test_an_imported_log_goes_out_as_it_came(log, tmp_path):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import submitit
@@ -43,7 +44,18 @@ ALL = """--partition gpu --account me --qos high --nodes 2 --gpus 4 --tasks 3 --
     --constraint a100|h100 --gres fs:1 --parallel 3 --signal 60 --requeues 4 --sbatch reservation=night exclusive
     exclude=n1,n2 mail-type=END""".split()  # noqa: SIM905
 TEXTS = {
-    "training": ["train", *QUICK, "--head.batch", 12, *ALL, "--setup", "module load cuda", "export A=1"],
+    "training": [
+        "train",
+        *QUICK,
+        "--energy.batch",
+        12,
+        "--head.batch",
+        12,
+        *ALL,
+        "--setup",
+        "module load cuda",
+        "export A=1",
+    ],
     "sweep": ["train", *QUICK, "--gpus", 2, "--sweep", "sigma=0.25,0.5", "energy.steps=3,4,5", "--parallel", 4],
     "certification": [
         "certify",
@@ -165,6 +177,7 @@ def test_a_gpu_that_was_asked_for_is_never_a_cpu():
     [
         (["train", "--data", "minst"], "unknown data set 'minst'"),
         (["train", "--nodes", 3], "a batch of 128 images cannot be shared equally by 3 processes"),
+        (["train", "--nodes", 3, "--energy.batch", 192], "a batch of 256 images cannot be shared equally by 3 pro"),
         (["train", "--start-from", "no-such-model"], "no-such-model"),
         (["certify", "no-such-model"], "no-such-model"),
         (["certify", "ebsc-mnist-0.25", "--data", "minst"], "unknown data set 'minst'"),
@@ -272,6 +285,13 @@ else:
 """
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_signals_are_those_of_slurm_where_nobody_sits_at_a_terminal(monkeypatch, terminal):
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: terminal))
+    assert launch._in_a_step() != terminal
+
+
 @pytest.mark.parametrize("started_by", ["submitit", "a script"])
 def test_a_signal_of_slurm_while_python_ends_does_not_fail_what_is_done(started_by, monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "0")
@@ -355,11 +375,14 @@ def test_inside_of_a_job_the_new_one_is_its_own_but_of_the_same_cluster(tmp_path
 
 
 @pytest.mark.usefixtures("slurm")
-def test_outside_of_a_job_sbatch_sees_what_its_user_has_set(tmp_path, monkeypatch):
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
-    assert tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--cluster", "slurm").status == 0
-    assert "SLURM_TIME_FORMAT=relative" in (tmp_path / "environment").read_text().splitlines()
+@pytest.mark.parametrize("words", [["--account", "other"], ["--sbatch", "reservation=night"]])
+def test_an_option_counts_more_than_what_is_usual(tmp_path, monkeypatch, words):
+    for name in ("ACCOUNT", "RESERVATION", "QOS", "TIMELIMIT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "usual")
+    assert tiny.cli("train", "-o", tmp_path / "a", *QUICK, "--cluster", "slurm", *words).status == 0
+    seen = (tmp_path / "environment").read_text().splitlines()
+    left = {"ACCOUNT", "RESERVATION", "QOS"} - {"ACCOUNT" if "--account" in words else "RESERVATION"}
+    assert {line for line in seen if line.startswith("SBATCH_")} == {f"SBATCH_{name}=usual" for name in left}
 
 
 def test_what_waits_or_runs_already_is_not_submitted_again(slurm, tmp_path):
@@ -378,6 +401,8 @@ def test_what_waits_or_runs_already_is_not_submitted_again(slurm, tmp_path):
     (tmp_path / "script").unlink()
     assert tiny.cli(*words, "head.seed=1,2").status == 0
     assert not (tmp_path / "script").exists()
+    assert tiny.cli(*words, "head.seed=1,2", "--sbatch", "dependency=afterok:77").status == 0
+    assert (tmp_path / "script").exists()
 
 
 def test_a_job_that_slurm_refuses_ends_with_status_2_and_its_words(slurm, tmp_path):

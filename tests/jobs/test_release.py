@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -13,6 +14,7 @@ from ebsc import model
 from jobs.options import command_line, recall
 from jobs.provenance import options_of
 from jobs.release import LARGEST
+from jobs.runs import model_of_run
 from jobs.train import Train
 
 NAME = "ebsc-digits-0.25"
@@ -189,6 +191,42 @@ def test_a_name_is_taken_once(place, released):
     assert done.err == f"ebsc: {released} is there already; --overwrite replaces it\n"
     assert release(place, released.parent, "--overwrite").status == 0
     assert tiny.files(released) == before
+
+
+def test_what_a_killed_release_has_left_is_in_no_other(place, shelf):
+    (shelf / f".{NAME}.part" / "runs" / "stale").mkdir(parents=True)
+    assert release(place, shelf).status == 0
+    assert [path.name for path in (shelf / NAME / "runs").iterdir()] == [NAME]
+    assert {path.name for path in shelf.iterdir()} == {NAME, f".{NAME}.part"}
+
+
+def test_what_is_no_folder_is_not_replaced(place, shelf):
+    shelf.mkdir()
+    (shelf / NAME).symlink_to(place.model)
+    done = release(place, shelf, "--overwrite")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert (place.model / "model.json").exists()
+
+
+def test_a_released_run_finds_its_model_beside_it(released):
+    run = released / "runs" / NAME
+    config = read_config(run)
+    config["options"]["model"] = "where/it/was/trained"
+    assert model_of_run(run, config)[1].sha256 == config["question"]["model"]
+
+
+def test_the_old_one_stays_where_the_new_one_cannot_take_its_place(place, released, monkeypatch):
+    before, rename = tiny.files(released), Path.rename
+
+    def interrupted(path, target):
+        if path.name == "new":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    assert release(place, released.parent, "--overwrite").status == 130
+    assert tiny.files(released) == before
+    assert [path.name for path in released.parent.iterdir()] == [released.name]
 
 
 def test_names_are_plain(place, shelf):

@@ -188,7 +188,7 @@ def test_the_programme_of_results_runs_to_the_end_and_its_rows_can_be_verified(t
 
 def test_peers_stand_beside_the_learned_rows(tmp_path):
     log = tmp_path / "gaussian_sigma0.50.tsv"
-    log.write_text("")
+    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t7\t7\t0.5\t1\t0:00:01\n")
     tables = [
         step.command for step in Reproduce(data="mnist", peers=(log,)).steps() if hasattr(step.command, "envelope")
     ]

@@ -83,7 +83,7 @@ def test_data_that_are_others_now_are_not_started_from(place, monkeypatch, chang
     monkeypatch.setattr("jobs.sample.data.load", lambda *words: test)
     done = sample(place, "--start", "data")
     assert (done.status, done.err.count("\n")) == (2, 1)
-    assert "does not hold the images any more" in done.err
+    assert "no longer holds the images" in done.err
 
 
 def test_of_two_channels_the_first_is_drawn():

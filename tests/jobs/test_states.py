@@ -243,6 +243,17 @@ def test_a_failed_job_is_quoted_with_its_last_words(slurm, tmp_path):
     ]
 
 
+def test_a_folder_that_cannot_be_read_costs_no_other_its_row(tmp_path):
+    folder = training(tmp_path / "a", lines=[])
+    (folder / "metrics.jsonl").unlink()
+    (folder / "metrics.jsonl").mkdir()
+    training(tmp_path / "b")
+    result = tiny.cli("jobs", tmp_path)
+    assert (result.status, result.err) == (0, "")
+    assert "Is a directory" in result.out
+    assert "head 6/8" in result.out
+
+
 def test_the_last_words_are_those_of_the_process_that_failed(slurm, tmp_path):
     slurm("1|FAILED|n1|None\n")
     for process, line in enumerate(["training: 100%", "torch.OutOfMemoryError: CUDA out of memory", "warning"]):

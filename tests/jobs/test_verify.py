@@ -82,6 +82,15 @@ def test_a_tampered_certificate_is_found(place, name, value):
     assert done.err.count("\n") == 1
 
 
+def test_a_radius_of_nearly_nothing_is_not_nothing(place):
+    rows = tiny.columns(place.run)
+    (place.run / "certificates.tsv").unlink()
+    change(place.run, "radius", 1, 0.0)
+    none = verify(place.run)
+    assert rows["radius"][1] > 0
+    assert (none.status, "radius of image" in none.err) == (1, True)
+
+
 @pytest.mark.parametrize("name", ["radius", "p_lower"])
 def test_the_last_digit_of_another_version_of_scipy_is_no_fault(place, name):
     change(place.run, name, 1, float(np.nextafter(tiny.columns(place.run)[name][1], 1)))
