@@ -40,22 +40,11 @@ def slurm(program, tmp_path, monkeypatch):
 
 # -- the script -----------------------------------------------------------------------------------------------------
 
-ALL = """--partition gpu --account me --qos high --nodes 2 --gpus 4 --tasks 3 --cpus 8 --memory 64.5 --time 90
+ALL = """--partition gpu --account me --qos high --nodes 2 --gpus 4 --tasks 4 --cpus 8 --memory 64.5 --time 90
     --constraint a100|h100 --gres fs:1 --parallel 3 --signal 60 --requeues 4 --sbatch reservation=night exclusive
     exclude=n1,n2 mail-type=END""".split()  # noqa: SIM905
 TEXTS = {
-    "training": [
-        "train",
-        *QUICK,
-        "--energy.batch",
-        12,
-        "--head.batch",
-        12,
-        *ALL,
-        "--setup",
-        "module load cuda",
-        "export A=1",
-    ],
+    "training": ["train", *QUICK, *ALL, "--setup", "module load cuda", "export A=1"],
     "sweep": ["train", *QUICK, "--gpus", 2, "--sweep", "sigma=0.25,0.5", "energy.steps=3,4,5", "--parallel", 4],
     "certification": [
         "certify",
@@ -176,8 +165,8 @@ def test_a_gpu_that_was_asked_for_is_never_a_cpu():
     ("words", "said"),
     [
         (["train", "--data", "minst"], "unknown data set 'minst'"),
-        (["train", "--nodes", 3], "a batch of 128 images cannot be shared equally by 3 processes"),
-        (["train", "--nodes", 3, "--energy.batch", 192], "a batch of 256 images cannot be shared equally by 3 pro"),
+        (["train", "--nodes", 3], "a batch of 64 images cannot be shared equally by 3 processes"),
+        (["train", "--nodes", 3, "--energy.batch", 192], "a batch of 128 images cannot be shared equally by 3 pro"),
         (["train", "--start-from", "no-such-model"], "no-such-model"),
         (["certify", "no-such-model"], "no-such-model"),
         (["certify", "ebsc-mnist-0.25", "--data", "minst"], "unknown data set 'minst'"),
