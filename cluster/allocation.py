@@ -99,7 +99,7 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
     if allocation.node:
         where = _await(meeting)
         _prepare(where["token"])
-        words = [f"--address={where['ip']}:{where['port']}", *_own(allocation, scratch, _towards(where["ip"]))]
+        words = [f"--address={where['ip']}:{where['port']}", *_node_options(allocation, scratch, _towards(where["ip"]))]
         with _started(scratch, *words) as process:
             while meeting.exists() and process.poll() is None:
                 time.sleep(0.5)
@@ -109,7 +109,7 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
     _prepare(token)
     ip = _address(allocation.nodes)
     head = ["--head", f"--port={port}", f"--ray-client-server-port={_free_port()}", "--include-dashboard=false"]
-    with _started(scratch, *head, *_own(allocation, scratch, ip)) as process:
+    with _started(scratch, *head, *_node_options(allocation, scratch, ip)) as process:
         _listening(ip, port, process)
         shared.mkdir(parents=True, exist_ok=True)
         for left in shared.glob(f"ray-{any_start}.json"):
@@ -158,7 +158,7 @@ def _towards(head: str) -> str:
         return str(way.getsockname()[0])
 
 
-def _own(allocation: Allocation, scratch: Path, ip: str) -> list[str]:
+def _node_options(allocation: Allocation, scratch: Path, ip: str) -> list[str]:
     """What ``ray start`` is told of this node. Ports are free ones: another user's Ray may be here."""
     words = [f"--node-ip-address={ip}", f"--num-cpus={allocation.cpus}", f"--num-gpus={allocation.gpus}"]
     words += [f"--temp-dir={scratch}", f"--dashboard-agent-listen-port={_free_port()}"]

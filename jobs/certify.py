@@ -155,13 +155,17 @@ class Certify:
     def run(self) -> None:
         """Certify here, or hand the job to a cluster."""
         if self.cluster == "slurm" and not self.slurm.depends:  # what would otherwise be said after the queue
-            data.check_name(self._data_name(load_model(self.model, self.allow)[1]))
+            data.check_name(self._data_name(self._spec))
         dispatch([self], "here" if self.cluster == "allocation" else self.cluster, self.slurm, self.folder)
 
     @cached_property
     def folder(self) -> Path:
         """The run folder."""
-        return self.run_folder or Path("runs") / self._name(load_model(self.model, self.allow)[1])
+        return self.run_folder or Path("runs") / self._name(self._spec)
+
+    @cached_property
+    def _spec(self) -> ModelSpec:
+        return load_model(self.model, self.allow)[1]
 
     def here(self, hold: Hold) -> None:
         """Certify, write the certificates, and say what was found; the ledger is on disk whenever this is stopped."""

@@ -282,17 +282,19 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
         print(sbatch_text(executor, len(commands)))
         return []
     make_folder(folder, "folder")
-    wanted = list(commands)
-    for state in states([command.folder for command in commands]):
-        if state.job and state.active and not slurm.depends:
+    folders = [command.folder for command in commands]
+    if not slurm.depends:
+        busy = {state.folder: state for state in states(folders) if state.job and state.active}
+        for state in busy.values():
             print(f"{state.folder}: job {state.job} is {state.state.lower()} already")
-            commands = [command for command in commands if command.folder != state.folder]
+        commands = [command for command in commands if command.folder not in busy]
     if not commands:
-        return [command.folder for command in wanted]
+        return folders
     jobs: list[Any] = []
     try:
         # from inside a job too; which cluster, and what is usual for its user, is kept unless an option says otherwise
-        usual = [f"SBATCH_{name.upper()}" for name in _USUAL if not (getattr(slurm, name, "") or name in slurm.extra())]
+        given = {*slurm.extra(), *(name for name in _USUAL if getattr(slurm, name, None))}
+        usual = [f"SBATCH_{name.upper()}" for name in _USUAL if name not in given]
         kept = ("SLURM_CONF", "SLURM_CLUSTERS", *usual)
         keep = {name: os.environ[name] for name in kept if name in os.environ}
         with submitit.helpers.clean_env(), executor.batch():
@@ -312,7 +314,7 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
     numbers = [job.job_id for job in jobs]
     stop = f"scancel {numbers[0].split('_')[0]}" if cluster == "slurm" else f"kill {' '.join(numbers)}"
     print(f"see them with: ebsc jobs {shlex.quote(str(folder))}; stop them with: {stop}")
-    return [command.folder for command in wanted]
+    return folders
 
 
 def sbatch_text(executor: Any, count: int) -> str:

@@ -20,14 +20,13 @@ from torch import Tensor
 from ebsc.bounds import floor_radius
 from ebsc.data import Dataset
 from ebsc.errors import InputError
-from ebsc.files import FULL, write_whole
 from ebsc.geometry import overlap, shell, shell_overlap
 from ebsc.model import Ebsc
 from ebsc.twoclass import Point, Problem, Region
 from ebsc.validation import pictures
 from jobs.attacked import Empirical
 from jobs.entries import Entry, envelopes
-from jobs.prints import check_figure
+from jobs.prints import check_figure, write_output
 
 __all__ = ["curves", "denoised", "distances", "draws", "radii", "style", "theory", "training", "walks"]
 
@@ -285,8 +284,6 @@ def _save(figure: Figure, path: Path) -> None:
     whole = io.BytesIO()
     try:
         figure.savefig(whole, dpi=200, format=path.suffix[1:] or "png")
-        write_whole(path, whole.getvalue())
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise
         raise InputError(f"cannot write the figure {path}: {error}") from error
+    write_output(path, whole.getvalue(), "the figure ")

@@ -23,6 +23,7 @@ __all__ = [
     "show_with",
     "spelled",
     "typeset",
+    "write_output",
 ]
 
 Format = Literal["text", "markdown", "latex", "csv", "json"]
@@ -123,12 +124,22 @@ def put(text: str, out: Path | None) -> None:
     if out is None:
         print(text, end="")
         return
+    write_output(out, text.encode())
+
+
+def write_output(path: Path, data: bytes, what: str = "") -> None:
+    """Write a file that was asked for; ``what`` it is stands in the error.
+
+    Raises:
+        InputError: it cannot be written.
+        OSError: the disk is full.
+    """
     try:
-        write_whole(out, text.encode())
+        write_whole(path, data)
     except OSError as error:
         if error.errno in FULL:
             raise
-        raise InputError(f"cannot write {out}: {error.strerror}") from error
+        raise InputError(f"cannot write {what}{path}: {error.strerror}") from error
 
 
 def check_figure(path: Path) -> None:

@@ -6,18 +6,18 @@ This file is also the program of those processes: `python test_ddp.py RANK FOLDE
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed
+from nets import float64, small
 
 from ebsc import data, model, training
-from ebsc.model import Ebsc, ModelSpec
+from ebsc.model import ModelSpec
 from ebsc.objectives import learned
 from ebsc.training import Schedule, Trainer
 
@@ -26,14 +26,7 @@ FORTY = data.load("digits", "train").take(np.arange(40))
 SIX = Schedule(steps=6, batch=16, learning_rate=1e-2, warmup=2, clip=1.0, ema=0.9)  # two and a half epochs
 
 
-def network(denoiser: str, classifier: str = "linear") -> Ebsc:
-    torch.manual_seed(0)
-    options = {"kind": denoiser} | ({"width": 4} if denoiser != "none" else {})
-    base = {"kind": classifier} | ({"width": 4} if classifier == "resnet" else {})
-    net = model.build(ModelSpec(sigma=0.5, shape=(1, 8, 8), n_classes=10, levels=16, denoiser=options, classifier=base))
-    for weight in net.parameters():
-        torch.nn.init.normal_(weight, std=0.2)
-    return net
+network = partial(small, std=0.2)
 
 
 def joint(schedule: Schedule) -> Trainer:
@@ -53,17 +46,6 @@ def energy_alone(schedule: Schedule) -> Trainer:
     net = network("scalar")
     net.classifier.requires_grad_(False)
     return Trainer(net, FORTY, training.denoising(net, 16), schedule)
-
-
-@contextmanager
-def float64():
-    """Everything in float64, also where the code asks for floats."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        with patch.object(torch.Tensor, "float", torch.Tensor.double):
-            yield
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def train(make) -> dict:
@@ -96,8 +78,9 @@ def all_trainings() -> dict[str, dict]:
 
 def start(rank: int, folder: Path) -> subprocess.Popen:
     command = [sys.executable, __file__, str(rank), str(folder)]
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parents[2]
+    beside = str(root / "tests" / "ebsc")
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": beside}
     return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
 
 
