@@ -26,7 +26,7 @@ from ebsc.walkjump import Walk
 from jobs import attacked
 from jobs.attacked import FOUND, Empirical
 from jobs.entries import Entry, read_entry
-from jobs.launch import Cluster, Hold, Slurm, dispatch
+from jobs.launch import Cluster, OnStop, Slurm, dispatch
 from jobs.options import DataRoot, parse_images, parse_radii
 from jobs.plots import curves
 from jobs.prints import Format, check_figure, floor_percent, spelled, typeset
@@ -116,7 +116,7 @@ class Attack:
         """Where what is found goes."""
         return self.out or self.run_folder / ("attack-certified" if self.inside else "attack")
 
-    def here(self, hold: Hold) -> None:
+    def here(self, on_stop: OnStop) -> None:
         """Attack, write what was found, and say it; what is found is on disk whenever this is stopped."""
         made = certification(self.run_folder)
         question = made["question"]

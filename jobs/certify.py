@@ -33,7 +33,7 @@ from ebsc.model import ModelSpec
 from ebsc.noise import check_exact
 from ebsc.votes import Precision
 from ebsc.walkjump import Walk, check_can_walk
-from jobs.launch import Cluster, Hold, Slurm, dispatch
+from jobs.launch import Cluster, OnStop, Slurm, dispatch
 from jobs.options import DataRoot, parse_images, parse_radii
 from jobs.prints import show_with
 from jobs.progress import Reporter
@@ -167,7 +167,7 @@ class Certify:
     def _spec(self) -> ModelSpec:
         return load_model(self.model, self.allow)[1]
 
-    def here(self, hold: Hold) -> None:
+    def here(self, on_stop: OnStop) -> None:
         """Certify, write the certificates, and say what was found; the ledger is on disk whenever this is stopped."""
         if self.cluster not in ("slurm", "allocation") or self.workers == 0:
             self._certify()

@@ -13,7 +13,7 @@ from ebsc.errors import InputError
 from ebsc.model import Ebsc
 from ebsc.training import Objective, Schedule, Trainer
 from ebsc.validation import denoising_error, pictures, quick_certificates
-from jobs.launch import Hold
+from jobs.launch import OnStop
 from jobs.progress import Reporter, duration
 from jobs.record import Keeper, Logbook, is_main
 
@@ -50,7 +50,7 @@ class Fitting:
         folder: the model folder.
         device: where to train.
         watch: how often to look.
-        hold: told how to save a state when SLURM is about to stop this process.
+        on_stop: told how to save a state when SLURM is about to stop this process.
     """
 
     net: Ebsc
@@ -59,7 +59,7 @@ class Fitting:
     folder: Path
     device: torch.device
     watch: Watch
-    hold: Hold
+    on_stop: OnStop
 
     def part(self, name: str, title: str, objective: Objective, schedule: Schedule, *, pick: bool = False) -> None:
         """Train those parameters of the model that require gradients.
@@ -73,7 +73,7 @@ class Fitting:
         """
         trainer = Trainer(self.net, self.train, objective, schedule, device=self.device)
         keeper = Keeper(self.folder / "checkpoint" / f"{name}.safetensors", trainer)
-        self.hold(keeper.save)
+        self.on_stop(keeper.save)
         if not is_main():
             while not trainer.done:
                 trainer.advance()

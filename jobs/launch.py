@@ -22,11 +22,11 @@ from ebsc.errors import EbscError, InputError, RunError, one_line
 from ebsc.files import make_folder, write_whole
 from jobs.states import ask, states, table, wait
 
-__all__ = ["Cluster", "Command", "Hold", "Job", "Slurm", "dispatch", "processes", "sbatch_text"]
+__all__ = ["Cluster", "Command", "Job", "OnStop", "Slurm", "dispatch", "processes", "sbatch_text"]
 
 Cluster = Literal["here", "slurm", "local", "debug"]
 
-Hold = Callable[[Callable[[], None]], None]
+OnStop = Callable[[Callable[[], None]], None]
 """Tells whoever watches for signals what to do before this process is stopped."""
 
 GRACE = 900.0
@@ -183,7 +183,7 @@ class Command(Protocol):
     def tasks(self) -> int:
         """Processes on each node."""
 
-    def here(self, hold: Hold) -> None:
+    def here(self, on_stop: OnStop) -> None:
         """Carry it out in this process."""
 
 
@@ -200,30 +200,30 @@ class Job:
     def __call__(self) -> None:
         """Carry the command out."""
         if _in_a_step():
-            self.heed()
+            self.save_on_sigterm()
         elif os.environ.get("SUBMITIT_EXECUTOR") == "local":
             signal.signal(signal.SIGTERM, self._end)
-        self.command.here(self._hold)
+        self.command.here(self._on_stop)
 
     def checkpoint(self) -> Any:
         """Called by submitit on the signal before a preemption or the time limit: save, and be queued again."""
         from submitit.helpers import DelayedSubmission
 
-        _aside(self.save)
+        _in_thread(self.save)
         return DelayedSubmission(Job(self.command))
 
-    def heed(self) -> None:
+    def save_on_sigterm(self) -> None:
         """Save when SLURM ends the job. While Python itself ends, and handles no signals, ignore those of SLURM."""
-        signal.signal(signal.SIGTERM, lambda signum, frame: _linger(self.save))
+        signal.signal(signal.SIGTERM, lambda signum, frame: _save_and_wait(self.save))
         for number in (signal.SIGTERM, signal.SIGUSR2):
             atexit.register(signal.signal, number, signal.SIG_IGN)
 
     def _end(self, signum: int, frame: object) -> None:
         """As ``kill`` asks for, which submitit would ignore."""
-        _aside(self.save)
+        _in_thread(self.save)
         sys.exit(128 + signum)
 
-    def _hold(self, save: Callable[[], None]) -> None:
+    def _on_stop(self, save: Callable[[], None]) -> None:
         self.save = save
 
     def __getstate__(self) -> dict[str, Any]:
@@ -332,15 +332,15 @@ def _carry_out(command: Command) -> None:
     def requeue(signum: int, frame: object) -> None:
         if os.environ["SLURM_PROCID"] != "0":
             return  # the first process speaks for all
-        _aside(job.save)
+        _in_thread(job.save)
         subprocess.run(["scontrol", "requeue", _number()], timeout=60, check=True)
         sys.exit(128 + signum)
 
     if _in_a_step() and "SUBMITIT_EXECUTOR" not in os.environ:
         signal.signal(signal.SIGUSR2, requeue)
-        job.heed()
+        job.save_on_sigterm()
     try:
-        command.here(job._hold)
+        command.here(job._on_stop)
     except KeyboardInterrupt:
         job.save()
         raise
@@ -351,7 +351,7 @@ def _in_a_step() -> bool:
     return "SLURM_PROCID" in os.environ and not (sys.stdin and sys.stdin.isatty())
 
 
-def _aside(save: Callable[[], None]) -> None:
+def _in_thread(save: Callable[[], None]) -> None:
     """Save from a signal's handler, in a thread of its own.
 
     The interrupted thread may be in the middle of torch.func.grad or of a compilation, when its tensors are not what
@@ -362,13 +362,13 @@ def _aside(save: Callable[[], None]) -> None:
     thread.join()
 
 
-def _linger(save: Callable[[], None]) -> None:
+def _save_and_wait(save: Callable[[], None]) -> None:
     """After SIGTERM: save, and end when SLURM has decided what becomes of the job.
 
     To end before, in the grace time of a preemption, would count as a failure of the job, and it would not be queued
     again. Nor is there a point in going on: the signal may have ended processes that this one needs, such as Ray's.
     """
-    _aside(save)
+    _in_thread(save)
     deadline = time.monotonic() + GRACE
     while time.monotonic() < deadline:
         # the first process asks for all: srun ends the others with it

@@ -13,7 +13,7 @@ from ebsc.errors import InputError
 from ebsc.files import write_whole
 from jobs import paper, results
 from jobs.entries import read_entry
-from jobs.launch import Cluster, Hold, Slurm, dispatch
+from jobs.launch import Cluster, OnStop, Slurm, dispatch
 from jobs.options import DataRoot, command_line
 from jobs.provenance import options_of, provenance
 from jobs.story import Setting, Step, carry_out, told
@@ -98,7 +98,7 @@ class Reproduce:
             [self.data, *["results"] * (self.story == "results"), self.budget]
         )
 
-    def here(self, hold: Hold) -> None:
+    def here(self, on_stop: OnStop) -> None:
         """Carry out all steps that are not done yet, then write the story."""
         pick(self.slurm.device("auto", self.cluster))  # steps take what there is
         question: dict[str, Any] = {"data": self.data, "budget": self.budget, "plan": asdict(self._plan)}

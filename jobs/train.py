@@ -25,7 +25,7 @@ from ebsc.own import is_own, module_of, unknown
 from ebsc.training import Schedule
 from jobs import recipes
 from jobs.fitting import Fitting, Watch
-from jobs.launch import Cluster, Hold, Slurm, dispatch, processes
+from jobs.launch import Cluster, OnStop, Slurm, dispatch, processes
 from jobs.options import DataRoot, parse_sweep, sweep_names
 from jobs.provenance import options_of, provenance
 from jobs.record import is_main, of_main
@@ -226,13 +226,13 @@ class Train:
         """Processes on each node of a SLURM job."""
         return self.slurm.tasks or max(1, self.slurm.all_gpus)
 
-    def here(self, hold: Hold) -> None:
+    def here(self, on_stop: OnStop) -> None:
         """Train in this process, which may be one of several."""
         device = pick(self.slurm.device(self.device, self.cluster))
         with processes(device):
-            self._train(device, hold)
+            self._train(device, on_stop)
 
-    def _train(self, device: torch.device, hold: Hold) -> None:
+    def _train(self, device: torch.device, on_stop: OnStop) -> None:
         started = time.monotonic()
         whole, test = (data.load(self.data, split, self.data_root) for split in ("train", "test"))
         for part in (whole, test):
@@ -259,7 +259,7 @@ class Train:
                 print(f"{self.folder} is trained already; --overwrite trains it again")
                 return
             fitting = Fitting(
-                net=net, train=train, held=held, folder=self.folder, device=device, watch=self.watch, hold=hold
+                net=net, train=train, held=held, folder=self.folder, device=device, watch=self.watch, on_stop=on_stop
             )
             # a mixture is one of clean images, whatever sigma
             same = start is not None and (start[1].sigma == self.sigma or self.denoiser == "mixture")

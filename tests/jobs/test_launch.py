@@ -201,14 +201,14 @@ class Plain:
     def __init__(self, saved):
         self.saved = saved
 
-    def here(self, hold):
-        hold(lambda: self.saved.append("first"))
-        hold(lambda: self.saved.append("second"))
+    def here(self, on_stop):
+        on_stop(lambda: self.saved.append("first"))
+        on_stop(lambda: self.saved.append("second"))
 
 
 def test_a_job_is_a_small_pickle_that_holds_nothing_but_the_command():
     job = Job(Train(sigma=0.25, slurm=Slurm(partition="gpu")))
-    job._hold(lambda: None)
+    job._on_stop(lambda: None)
     packed = pickle.dumps(job)
     assert len(packed) < 2000
     assert pickle.loads(packed).command == job.command
@@ -231,8 +231,8 @@ def test_a_job_that_is_told_to_stop_saves_and_is_handed_in_afresh():
 
 
 class Killed(Plain):
-    def here(self, hold):
-        super().here(hold)
+    def here(self, on_stop):
+        super().here(on_stop)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -257,7 +257,7 @@ from jobs.launch import Job, Slurm, dispatch
 class Command:
     folder, tasks = Path(), 1
 
-    def here(self, hold):
+    def here(self, on_stop):
         print("done")
 
 class Late:
@@ -437,7 +437,7 @@ def test_after_sigterm_a_job_that_slurm_does_not_end_ends_by_itself(slurm, tmp_p
     monkeypatch.setattr(launch, "GRACE", 0.1)
     saved = []
     with pytest.raises(SystemExit) as end:
-        launch._linger(lambda: saved.append(True))
+        launch._save_and_wait(lambda: saved.append(True))
     assert (saved, end.value.code) == ([True], 143)
 
 
