@@ -124,7 +124,7 @@ def ebsc_cnn_frozen(sigma: float) -> Options:
     return far | {
         "joint": False,
         "denoising": 0.0,
-        "epsilon": (0.375, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5)[bisect((0.25, 0.5, 0.6, 0.65, 0.8, 1), sigma)],
+        "epsilon": (0.375, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5)[bisect((0.25, 0.33, 0.4, 0.6, 0.65, 0.8, 1), sigma)],
         "energy": replace(far["energy"], steps=800, learning_rate=1e-3),
         "head": replace(far["head"], steps=12_000),
     }

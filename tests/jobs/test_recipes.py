@@ -122,6 +122,14 @@ def test_what_is_swept_beside_sigma_is_not_the_recipes(tmp_path, monkeypatch):
     assert [(p.sigma, p.epsilon) for p in found] == [(0.5, 1), (0.5, 2), (1, 1), (1, 2)]
 
 
+def test_the_frozen_recipe_attacks_as_the_released_models_of_this_name_were_attacked():
+    released = [json.loads(path.read_text()) for path in model.RELEASED.glob("ebsc-cnn-frozen-*/model.json")]
+    assert len(released) >= 7
+    for spec in released:
+        epsilon = spec["training"]["options"]["epsilon"]
+        assert Train.by("ebsc-cnn-frozen", spec["sigma"]).epsilon == epsilon, spec["sigma"]
+
+
 def test_the_recipe_of_more_draws_is_the_frozen_one_on_four_draws_of_half_as_many_images():
     for sigma, epsilon in ((0.5, 1.25), (1.0, 1.5)):
         frozen = Train.by("ebsc-cnn-frozen", sigma)
