@@ -130,12 +130,15 @@ def test_the_full_programme_is_that_of_the_issue():
     assert {(c.images, c.n, c.budget) for c in certified} == {("::", 100_000, "fixed")}
     assert all(c.two_sided == any(how in c.run_folder.name for how in ("-bounded-", "-few-")) for c in certified)
     trained = {step.command.folder.name: step.command for step in steps if isinstance(step.command, Train)}
-    for sigma, classifier, seed in itertools.product((0.25, 0.5, 0.75, 1.0), ("lenet", "resnet"), (0, 1, 2)):
+    for sigma, classifier, seed in itertools.product(
+        (0.15, 0.25, 0.35, 0.5, 0.75, 1.0), ("lenet", "resnet"), (0, 1, 2)
+    ):
         ours, alone = (trained[named(kind, classifier, sigma, seed)] for kind in ("ebsc", "baseline"))
         assert (ours.sigma, ours.classifier, ours.head.seed, ours.energy.seed) == (sigma, classifier, seed, seed)
         assert (alone.sigma, alone.classifier, alone.head.seed, alone.denoiser) == (sigma, classifier, seed, "none")
         attack = ("objective", "epsilon", "draws", "hyper", "ramp")
         assert [getattr(ours, name) for name in attack] == [getattr(alone, name) for name in attack]
+        assert ours.epsilon == (0.375 if sigma == 0.15 else 255 / 256)
         for (kind, before), loss in itertools.product((("ebsc", ours), ("baseline", alone)), FURTHER):
             further = trained.get(named(f"{kind}-{loss}", classifier, sigma, seed))
             assert (further is not None) == (sigma in (0.75, 1.0))
