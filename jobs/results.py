@@ -177,18 +177,17 @@ class Programme:
         return Train(head=self.plug_in, **same)
 
     def _ebsc(self, sigma: float, seed: int, **changes: Any) -> Train:
-        return _seeded(Train.by(self.ebsc, sigma, **_attack(sigma), **self.ebsc_changes), seed, changes)
+        return _trained(self.ebsc, self.ebsc_changes, sigma, seed, changes)
 
     def _baseline(self, sigma: float, seed: int, **changes: Any) -> Train:
-        return _seeded(Train.by(self.baseline, sigma, **_attack(sigma), **self.baseline_changes), seed, changes)
+        return _trained(self.baseline, self.baseline_changes, sigma, seed, changes)
 
 
-def _attack(sigma: float) -> dict[str, Any]:
-    """Below the published sigmas the published attack is far stronger than anything that can be certified."""
-    return {"epsilon": 2.5 * sigma} if sigma < 0.25 else {}
-
-
-def _seeded(train: Train, seed: int, changes: dict[str, Any]) -> Train:
+def _trained(recipe: str, plan: dict[str, Any], sigma: float, seed: int, changes: dict[str, Any]) -> Train:
+    """A recipe as this plan changes it, seeded, and as this row changes it."""
+    # below the published sigmas the published attack is far stronger than anything that can be certified
+    attack = {"epsilon": 2.5 * sigma} if sigma < 0.25 else {}
+    train = Train.by(recipe, sigma, **attack | plan)
     schedules = {"energy": replace(train.energy, seed=seed), "head": replace(train.head, seed=seed)}
     return replace(train, **schedules | changes)
 

@@ -123,12 +123,12 @@ def test_what_is_swept_beside_sigma_is_not_the_recipes(tmp_path, monkeypatch):
 
 
 def test_the_frozen_recipe_attacks_as_the_released_models_of_this_name_were_attacked():
-    released = [json.loads(path.read_text()) for path in model.RELEASED.glob("ebsc-cnn-frozen-*/model.json")]
+    released = [model.load(name)[1] for name in model.released() if name.startswith("ebsc-cnn-frozen-")]
     assert len(released) >= 7
     told = {0.5: 1.5}  # by an option
     for spec in released:
-        epsilon = told.get(spec["sigma"], Train.by("ebsc-cnn-frozen", spec["sigma"]).epsilon)
-        assert spec["training"]["options"]["epsilon"] == epsilon, spec["sigma"]
+        epsilon = told.get(spec.sigma, Train.by("ebsc-cnn-frozen", spec.sigma).epsilon)
+        assert spec.training["options"]["epsilon"] == epsilon, spec.sigma
 
 
 def test_the_recipe_of_more_draws_is_the_frozen_one_on_four_draws_of_half_as_many_images():
