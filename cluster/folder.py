@@ -65,6 +65,21 @@ class RunFolder:
         (self.path / "driver.json").unlink(missing_ok=True)
         self._lock.release()
 
+    def settle(self, device: str) -> None:
+        """Count on this kind of device, now and whenever this folder is gone on with: another one rounds otherwise.
+
+        Raises:
+            InputError: the folder was counted on another.
+        """
+        config = read_config(self.path)
+        if "device" not in config:
+            write_whole(self.path / "config.json", _text(config | {"device": device}))
+        elif config["device"] != device:
+            raise InputError(
+                f"{self.path} was counted on {config['device']} so far, where a network rounds otherwise than on {device}:"
+                f" go on with --device {config['device']}"
+            )
+
     def extend(self, results: Sequence[str]) -> None:
         """Take the new question in place of the one that it extends, if the folder holds such a one.
 
@@ -80,7 +95,8 @@ class RunFolder:
                 write_whole(kept / name, (self.path / name).read_bytes())
         for name in found:  # before there is a new question, which they do not answer
             (self.path / name).unlink()
-        write_whole(self.path / "config.json", _text(self._config))
+        settled = {name: value for name, value in read_config(self.path).items() if name == "device"}
+        write_whole(self.path / "config.json", _text(self._config | settled))
         self._extends = False
 
     def _free(self, earlier: Path) -> Path:

@@ -74,6 +74,10 @@ class Ledger:
         finally:
             self._held.release()
 
+    def settle(self, device: str) -> None:
+        """See :meth:`cluster.folder.RunFolder.settle`."""
+        self._held.settle(device)
+
     def extend(self) -> None:
         """A run that this one extends becomes this one; see :meth:`cluster.folder.RunFolder.extend`."""
         self._held.extend(certificates.FILES)

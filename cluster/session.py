@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
@@ -13,6 +13,7 @@ from joblib import cpu_count
 
 from cluster.pool import LocalPool, Pool, RayPool, room, wants
 from cluster.worker import Assignment
+from ebsc.device import pick
 from ebsc.errors import InputError, RunError, one_line
 
 __all__ = ["open_pool", "ray_session"]
@@ -72,6 +73,7 @@ def open_pool(
     cpus: float = 1,
     gpus: float | None = None,
     address: str | None = None,
+    settle: Callable[[str], None] = lambda device: None,
 ) -> Iterator[Pool]:
     """A pool of workers for as long as the context lasts.
 
@@ -81,11 +83,13 @@ def open_pool(
         cpus: CPUs of each.
         gpus: GPUs of each, or a fraction; None is 1 where the cluster has GPUs and the device allows, else 0.
         address: see :func:`ray_session`.
+        settle: told which kind of device all of them count on, ``cpu`` or ``cuda``, before one starts.
 
     Raises:
         InputError: the cluster has no room for them.
     """
     if workers == 0:
+        settle(pick(assignment.device).type)
         yield LocalPool(assignment)
         return
     with ray_session(address, (workers or 1) * cpus):
@@ -97,6 +101,7 @@ def open_pool(
         if assignment.device == "auto":
             # all must be of one kind, and Ray neither hides a GPU from them nor knows whether torch can use it
             assignment = replace(assignment, device="cuda" if gpus else "cpu")
+        settle(assignment.device)
         asked = wants(cpus, gpus)
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         if (workers or 1) > (fit := room(nodes, asked)):

@@ -30,6 +30,7 @@ __all__ = [
     "check_own",
     "check_sigma",
     "code",
+    "identity",
     "load",
     "locate",
     "pack",
@@ -169,6 +170,20 @@ def code(spec: ModelSpec) -> dict[str, str]:
     {}
     """
     return {name: own.checksum(name) for name in _modules(spec)}
+
+
+def identity(spec: ModelSpec) -> dict[str, Any]:
+    """What tells the function that is voted over from all others, as a run's question holds it.
+
+    Of networks of this package that is their weights, and sigma; of a user's own, their code and their options too.
+
+    >>> identity(ModelSpec(sigma=0.5, shape=(1, 8, 8), n_classes=10, levels=16, sha256="ab"))
+    {'model': 'ab', 'sigma': 0.5}
+    """
+    found: dict[str, Any] = {"model": spec.sha256, "sigma": spec.sigma}
+    if modules := code(spec):
+        found |= {"code": modules, "denoiser": spec.denoiser, "classifier": spec.classifier}
+    return found
 
 
 def _modules(spec: ModelSpec) -> list[str]:

@@ -195,7 +195,6 @@ class Certify:
                 campaign.restore(ledger.read())
             except ValueError as error:
                 raise InputError(f"{folder / LEDGER} is damaged or foreign: {error}") from error
-            ledger.extend()  # not before it is known to be whole
             if not campaign.done:
                 packed, weights = model.pack(net, spec)
                 with (
@@ -206,9 +205,12 @@ class Certify:
                         cpus=self.cpus_per_worker,
                         gpus=self.gpus_per_worker,
                         address=self.address,
+                        settle=ledger.settle,
                     ) as pool,
                 ):
+                    ledger.extend()  # not before it is known to be whole, and that somebody can count
                     Driver(campaign, pool, ledger, _show(reporter, folder, pool)).run()
+            ledger.extend()  # where nothing was left to draw
             seconds = Counter[int]()
             for record in ledger.read():
                 seconds[record["image"]] += record["seconds"]
@@ -273,9 +275,7 @@ class Certify:
     def _question(self, spec: ModelSpec, chosen: Dataset, budget: Budget) -> dict[str, Any]:
         """All that decides the numbers of the run."""
         return {
-            "model": spec.sha256,
-            **({"code": code} if (code := model.code(spec)) else {}),
-            "sigma": spec.sigma,
+            **model.identity(spec),
             "plain": self.plain,
             **({"walk": asdict(self._chain)} if self._chain else {}),
             "data": chosen.name,

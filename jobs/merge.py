@@ -70,9 +70,13 @@ class Merge:
             campaign, seconds = replayed(question, images, labels, table["select"].shape[1], records)
         except ValueError as error:
             raise RunError(f"the runs have changed while they were merged: {error}") from error
+        devices = {config["device"] for config in configs if "device" in config}
+        if len(devices) > 1:
+            raise InputError("these runs were counted on CPUs and on GPUs, where a network rounds differently")
         parts = [{"run": str(run), **config} for run, config in zip(self.runs, configs, strict=True)]
         said = configs[0]["options"] | {"run_folder": str(self.into), "images": question["images"]}
         config = {"question": question, "options": said, "provenance": provenance(), "merged": parts}
+        config |= {"device": device for device in devices}
         with RunFolder(self.into, config, *certificates.FILES, LEDGER, KEPT):
             finished = (self.into / "certificates.parquet").exists()
             if not (finished and any((self.into / name).exists() for name in (LEDGER, KEPT))):

@@ -19,7 +19,7 @@ from jobs.entries import Entry, common_images, read_entry
 from jobs.launch import Slurm
 from jobs.options import DataRoot, command_line, parse_radii, recall
 from jobs.prints import floor_percent, spelled
-from jobs.runs import certification
+from jobs.runs import certification, other_than
 from jobs.tables import render
 from jobs.train import Train
 from jobs.verify import keep, verify
@@ -108,8 +108,8 @@ class Release:
             raise InputError("two runs would be kept under the same name")
         for run in self.runs:
             question = certification(run)["question"]
-            if (question["model"], question["sigma"]) != (spec.sha256, spec.sigma):
-                raise InputError(f"{run} is not a run of {self.model}: its weights are others, or its sigma")
+            if others := other_than(question, spec):
+                raise InputError(f"{run} is not a run of {self.model}: {others}")
             if question["plain"] and run == self.runs[0]:
                 raise InputError(f"{run} votes without the model's denoiser: it cannot be the headline of its card")
             if not question["lattice"]:

@@ -13,7 +13,16 @@ from ebsc.errors import InputError
 from ebsc.model import Ebsc, ModelSpec
 from jobs.options import parse_images
 
-__all__ = ["certification", "check_images", "data_of_run", "images_of", "load_model", "look_here", "model_of_run"]
+__all__ = [
+    "certification",
+    "check_images",
+    "data_of_run",
+    "images_of",
+    "load_model",
+    "look_here",
+    "model_of_run",
+    "other_than",
+]
 
 _QUESTION = {
     **dict.fromkeys(("model", "data", "split", "images", "checksum", "precision"), str),
@@ -95,11 +104,17 @@ def model_of_run(
         if not (holder / "model.json").exists():
             raise InputError(f"{error}; {folder} was made with it: if it was moved, name it with --model") from error
         net, spec = load_model(holder, allow)
-    if (spec.sha256, spec.sigma) != (question["model"], question["sigma"]):
-        raise InputError(f"{at} is not the model of {folder}: its weights are others; name it with --model")
-    if model.code(spec) != question.get("code", {}):
-        raise InputError(f"{at} is not the model of {folder}: its Python code was another then")
+    if others := other_than(question, spec):
+        raise InputError(f"{at} is not the model of {folder}: {others}; name it with --model")
     return net.plain() if question["plain"] else net, spec
+
+
+def other_than(question: dict[str, Any], spec: ModelSpec) -> str:
+    """What sets a model apart from the one that a run voted over; empty if nothing does."""
+    now, names = model.identity(spec), {"model": "weights", "code": "Python code"}
+    keys = ("model", "sigma", "code", "denoiser", "classifier")
+    others = [names.get(key, key) for key in keys if now.get(key) != question.get(key)]
+    return f"other {', '.join(others)}" if others else ""
 
 
 def data_of_run(

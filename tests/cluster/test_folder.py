@@ -52,6 +52,16 @@ def test_the_first_configuration_stays_when_the_rest_changes(tmp_path):
         assert read_config(tmp_path) == CONFIG
 
 
+def test_it_is_counted_on_one_kind_of_device_alone(tmp_path):
+    with opened(tmp_path) as folder:
+        folder.settle("cuda")
+    assert read_config(tmp_path) == CONFIG | {"device": "cuda"}
+    with opened(tmp_path) as folder:
+        folder.settle("cuda")
+        with pytest.raises(InputError, match=r"counted on cuda so far, .* go on with --device cuda"):
+            folder.settle("cpu")
+
+
 def test_what_makes_no_sense_without_a_configuration_is_refused_and_left(tmp_path):
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(InputError, match=r"holds model\.json but no config\.json"):

@@ -54,8 +54,13 @@ def opened(monkeypatch, connected=True):
     ],
 )
 def test_workers_are_all_of_one_kind(monkeypatch, device, gpus, found):
-    with opened(monkeypatch), session.open_pool(Assignment(device), gpus=gpus) as (taken, workers, resources):
+    told: list[str] = []
+    with (
+        opened(monkeypatch),
+        session.open_pool(Assignment(device), gpus=gpus, settle=told.append) as (taken, workers, resources),
+    ):
         assert ((taken, resources), workers) == (found, None)
+    assert told == [taken]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,9 @@ SOURCE = """
 from torch import nn
 
 class Halved(nn.Module):
-    def __init__(self, shape, sigma):
+    def __init__(self, shape, sigma, offset=1):
         super().__init__()
-        self.gain = 1 / (1 + sigma)
+        self.gain = 1 / (offset + sigma)
     def forward(self, y):
         return self.gain * y
 
@@ -76,6 +77,13 @@ def test_ones_own_networks_are_certified_on_ray_attacked_put_in_a_table_and_trai
     assert tiny.cli(*attack, *allow).status == 0
     assert "ray" in tiny.cli("table", "here", "ray").out
 
+    shutil.copytree("model", "another")  # of the same weights, as an option is no weight
+    named = Path("another/model.json").read_text()
+    Path("another/model.json").write_text(named.replace('Halved"', 'Halved", "offset": 2'))
+    another = tiny.cli("certify", "another", *words[2:], "-o", "here").err
+    assert "another configuration: denoiser.offset is None there, 2 here" in another
+    assert "other denoiser" in tiny.cli(*attack, *allow, "--model", "another", "-o", "x").err
+
     quick = ["--energy.steps", 1, "--head.steps", 2, "--held-out", 9, "--watch.looks", 1]
     kinds = ["--denoiser", "their_nets:Halved", "--classifier", "their_nets:Net"]
     learn = ["train", *kinds, "--start-from", "model", "--sigma", 0.25, "--objective", "gaussian", *quick]
@@ -88,4 +96,4 @@ def test_ones_own_networks_are_certified_on_ray_attacked_put_in_a_table_and_trai
     changed = tiny.cli(*words, "-o", "ray").err
     assert "ray holds a run of another configuration: code.their_nets is " in changed
     assert "code.their_nets is " in tiny.cli(*learn, *allow).err
-    assert "its Python code was another then" in tiny.cli(*attack, *allow, "-o", "x").err
+    assert "other Python code" in tiny.cli(*attack, *allow, "-o", "x").err

@@ -9,6 +9,7 @@ import tiny
 
 from cluster import certificates
 from cluster import folder as run_folder
+from cluster.folder import read_config
 from cluster.ledger import KEPT, Ledger
 from jobs.entries import read_entry
 
@@ -36,6 +37,18 @@ def cut(run):
     for name in certificates.FILES:
         (run / name).unlink()
     return kept
+
+
+def test_a_run_of_gpus_does_not_go_on_on_cpus(place):
+    extend = [*place.certify(out="run"), "--extend", "n=1000"]
+    place.reconfigure(lambda config: config.update(device="cuda"))
+    before = tiny.files(place.run)
+    refused = tiny.cli(*extend)
+    assert (refused.status, "counted on cuda so far" in refused.err) == (2, True)
+    assert tiny.files(place.run) == before
+    place.reconfigure(lambda config: config.update(device="cpu"))
+    assert tiny.cli(*extend).status == 0
+    assert read_config(place.run)["device"] == "cpu"
 
 
 WAYS = {

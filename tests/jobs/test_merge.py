@@ -296,6 +296,14 @@ def test_the_same_draws_are_not_counted_twice(runs, tmp_path):
     assert not (tmp_path / "merged").exists()
 
 
+def test_votes_of_cpus_and_gpus_are_not_added(runs, tmp_path):
+    copy = shutil.copytree(runs / "odd", tmp_path / "odd")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"device": "cuda"}))
+    refused(tmp_path, [runs / "even", copy], tmp_path / "merged", "on CPUs and on GPUs")
+    assert not (tmp_path / "merged").exists()
+
+
 def test_votes_on_other_pixels_are_not_added(place):
     """The file of the data set was changed between the runs: its images have the same indices and are others."""
     path, rng = place.folder / "mine.npz", np.random.default_rng(0)

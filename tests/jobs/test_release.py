@@ -163,7 +163,7 @@ def test_only_sound_runs_are_released(place, shelf, words, message):
 def test_a_run_of_other_weights_is_refused(place, shelf):
     place.reconfigure(lambda config: config["question"].update(model="0" * 64))
     done = release(place, shelf)
-    assert done.err == f"ebsc: {place.run} is not a run of {place.model}: its weights are others, or its sigma\n"
+    assert done.err == f"ebsc: {place.run} is not a run of {place.model}: other weights\n"
     assert done.status == 2
 
 
