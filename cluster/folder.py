@@ -76,8 +76,8 @@ class RunFolder:
             write_whole(self.path / "config.json", _text(config | {"device": device}))
         elif config["device"] != device:
             raise InputError(
-                f"{self.path} was counted on {config['device']} so far, where a network rounds otherwise than on {device}:"
-                f" go on with --device {config['device']}"
+                f"{self.path} was counted on {config['device']} so far, where a network rounds otherwise than on"
+                f" {device}: go on with --device {config['device']}"
             )
 
     def extend(self, results: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ebsc.campaign import Unit
-from ebsc.device import Device, pick
+from ebsc.device import Device, out_of_memory, pick
 from ebsc.errors import InputError
 from ebsc.model import ModelSpec, code, unpack
 from ebsc.own import top
@@ -97,12 +97,7 @@ class Worker:
             try:
                 return Tally(self._voter.count(unit), time.perf_counter() - started, self._voter.batch)
             except (MemoryError, RuntimeError) as error:
-                if self._voter.batch == 1 or not _out_of_memory(error):
+                if self._voter.batch == 1 or not out_of_memory(error):
                     raise
                 self._voter.resize(self._voter.batch // 2)
                 torch.cuda.empty_cache()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Torch's CPU allocator raises a RuntimeError that only its text tells apart."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

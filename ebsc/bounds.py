@@ -1,6 +1,7 @@
 """Binomial confidence bounds and the radii they certify; pure functions of counts."""
 
 from collections.abc import Callable
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy import stats
 from scipy.special import betainc, betaincc, betainccinv, betaincinv, ndtr, ndtri
 
 __all__ = [
+    "ceil_radius",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "equivalent_probability",
@@ -124,6 +126,15 @@ def floor_radius(value: float, digits: int = 3) -> str:
     # truncate the shortest decimal that reads back as the number: floor(1000 * 0.29) / 1000 would print 0.289
     whole, _, fraction = np.format_float_positional(value, unique=True, trim="k").partition(".")
     return f"{whole}.{fraction[:digits]:0<{digits}}"
+
+
+def ceil_radius(value: float) -> str:
+    """A difference of radii, or an error of one, for print: three decimals, rounded up.
+
+    >>> ceil_radius(0.0041)
+    '0.005'
+    """
+    return f"{ceil(1000 * value) / 1000:.3f}"
 
 
 def false_certificates(n_images: int, alpha: float, rho: float = 0.001) -> int:

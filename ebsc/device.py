@@ -8,7 +8,7 @@ import torch
 
 from ebsc.errors import InputError
 
-__all__ = ["Device", "as_graph", "pick"]
+__all__ = ["Device", "as_graph", "out_of_memory", "pick"]
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -27,3 +27,9 @@ def pick(device: Device) -> torch.device:
 def as_graph(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:
     """The function compiled as one graph for each shape that it sees, or as it is. Needs a C++ compiler on a CPU."""
     return torch.compile(function, fullgraph=True, dynamic=False) if wanted else function
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of whatever device."""
+    # torch's CPU allocator raises a RuntimeError that only its text tells apart
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "locate",
     "pack",
+    "read",
     "released",
     "save",
     "unpack",
@@ -269,22 +270,31 @@ def load(folder: str | Path, allow: Sequence[str] = ()) -> tuple[Ebsc, ModelSpec
         InputError: a file is missing, truncated or altered, or the weights contain NaN or infinity; code that is not
             allowed or does not make such a model.
     """
+    spec, weights = read(folder)
+    net = unpack(spec, weights, str(locate(folder)), allow)
+    check_own(net, spec, str(locate(folder)))
+    return net, spec
+
+
+def read(folder: str | Path) -> tuple[ModelSpec, bytes]:
+    """A model folder's specification, and the bytes of its safetensors file; no network is made.
+
+    Raises:
+        InputError: a file is missing, or ``model.json`` is not one.
+    """
     folder = locate(folder)
     try:
         head = json.loads((folder / "model.json").read_bytes())
         weights = (folder / "model.safetensors").read_bytes()
         if head.pop("format") != _FORMAT:
             raise InputError(f"not a model of format {_FORMAT}")
-        spec = ModelSpec(**{**head, "shape": tuple(head["shape"])})
+        return ModelSpec(**{**head, "shape": tuple(head["shape"])}), weights
     except FileNotFoundError as error:
         raise InputError(f"{folder} is not a model folder: {Path(error.filename).name} is missing") from error
     except InputError as error:
         raise InputError(f"{folder}/model.json: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}/model.json cannot be read: {one_line(repr(error))}") from error
-    net = unpack(spec, weights, str(folder), allow)
-    check_own(net, spec, str(folder))
-    return net, spec
 
 
 def pack(model: Ebsc, spec: ModelSpec) -> tuple[ModelSpec, bytes]:

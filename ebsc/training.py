@@ -166,11 +166,12 @@ def denoising(model: Ebsc, levels: int, compiled: bool = False) -> Objective:
     return loss
 
 
-def classification(classifier: nn.Module, levels: int) -> Objective:
+def classification(classifier: nn.Module, levels: int, compiled: bool = False) -> Objective:
     """Cross-entropy on clean images."""
+    scores = as_graph(classifier, compiled)
 
     def loss(batch: Batch) -> dict[str, Tensor]:
-        logits = classifier(batch.images / levels)
+        logits = scores(batch.images / levels)
         right = (logits.argmax(1) == batch.labels).float().mean()
         return {"loss": nn.functional.cross_entropy(logits, batch.labels), "accuracy": right}
 
@@ -221,9 +222,9 @@ class Trainer:
         if not data.on_lattice:
             raise InputError(f"{data.name}: training needs images on the lattice {{0..{data.levels}}}")
         spread = torch.distributed.is_initialized()
-        own = share(schedule.batch)
+        rows = share(schedule.batch)
         rank = torch.distributed.get_rank() if spread else 0
-        self._rows = slice(rank * own, (rank + 1) * own)
+        self._rows = slice(rank * rows, (rank + 1) * rows)
         self._spread = spread
         self.step = 0
         self.whole = True

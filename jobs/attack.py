@@ -134,7 +134,7 @@ class Attack:
         with RunFolder(self.folder, config, "attack.parquet"):
             if self.plot:
                 check_figure(self.plot)
-            found, adversarial = _Evaluation(self, question, net, chosen, rows).run()
+            found, adversarial = _Evaluation(self, made, net, chosen, rows).run()
             attacked.write(self.folder, rows, found, adversarial)
             entry = read_entry(self.run_folder).only(rows["index"])
             write_whole(self.folder / "attack.md", self._said(entry, rows, found, "markdown").encode())
@@ -183,7 +183,8 @@ class Attack:
 class _Evaluation:
     """One attack on a run: stage after stage, a stage being one radius, or each image's own."""
 
-    def __init__(self, attack: Attack, question: dict[str, Any], net: Ebsc, chosen: Dataset, rows: np.ndarray) -> None:
+    def __init__(self, attack: Attack, made: dict[str, Any], net: Ebsc, chosen: Dataset, rows: np.ndarray) -> None:
+        question = made["question"]
         device = pick(attack.slurm.device(attack.device, attack.cluster))
         self._attack, self._chosen, self._rows = attack, chosen, rows
         self._sigma = question["sigma"]
@@ -196,6 +197,7 @@ class _Evaluation:
             n_classes=rows["counts"].shape[1],
             device=device,
             precision=question["precision"],
+            batch=made["options"].get("batch", 256),
             compiled=question["compile"],
             walk=walk,
         )

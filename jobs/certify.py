@@ -30,7 +30,7 @@ from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.files import write_whole
 from ebsc.model import ModelSpec
-from ebsc.noise import check_exact
+from ebsc.noise import check_exact, check_seed
 from ebsc.votes import Precision
 from ebsc.walkjump import Walk, check_can_walk
 from jobs.launch import Cluster, OnStop, Slurm, dispatch
@@ -110,7 +110,8 @@ class Certify:
     """Keep noise on the pixel lattice, so that certificates hold in floating point. --no-lattice takes images off
     the lattice too, and marks the run."""
     precision: Precision = "float32"
-    """Precision of the network; noise is always drawn and added in float32."""
+    """Precision of the network; noise is always drawn and added in float32. float32 is torch's: on recent GPUs its
+    convolutions multiply in TF32."""
     batch: int = 256
     """Images of one micro-batch; on a GPU, as many as fit."""
     compile: bool = False
@@ -149,6 +150,8 @@ class Certify:
         if self.address and self.cluster in ("slurm", "allocation"):
             raise InputError(f"--cluster {self.cluster} starts a Ray of its own: it does not take --address")
         parse_radii(self.radii)  # a fixed budget has no use for them, and they may be wrong all the same
+        check_seed(self.seed)
+        self._budgets()  # says what is wrong with them
         if self.vote == "one-step" and self.walk != Walk():
             raise InputError("steps, step-size and friction are those of a walk: they need --vote walk-jump")
 
@@ -348,7 +351,8 @@ def _summarise(campaign: Campaign, folder: Path) -> None:
     print(f"{images:,} images: {', '.join(f'{count:,} {end}' for end, count in ends)}")
     acr = floor_radius(float(table["radius"][right].sum() / images))
     print(f"{int(right.sum()):,} of {images:,} certified with the right class; average certified radius {acr}")
-    print(f"{campaign.draws:,} draws; a fixed budget takes {fixed:,}, {fixed / campaign.draws:.1f} times as many")
+    beside = f"; a fixed budget takes {fixed:,}, {fixed / campaign.draws:.1f} times as many"
+    print(f"{campaign.draws:,} draws{beside * isinstance(budget, Sequential)}")
     print(f"written to {folder}; {show_with(folder)}")
 
 

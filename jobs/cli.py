@@ -12,10 +12,25 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import docstring_parser
 import tyro
+from docstring_parser import DocstringStyle
 
 from ebsc.errors import EbscError, InputError, one_line
 from ebsc.files import FULL
+
+_parsed = docstring_parser.parse_from_object
+
+
+def _joined(obj: Any, style: DocstringStyle = DocstringStyle.AUTO) -> docstring_parser.Docstring:
+    """What is said of each option as one paragraph: tyro would begin a new one at every line that is indented."""
+    found = _parsed(obj, style)
+    for option in found.params:
+        option.description = " ".join((option.description or "").replace("``", "`").split()) or None
+    return found
+
+
+docstring_parser.parse_from_object = _joined  # tyro's only way to an option's text
 
 __all__ = ["COMMANDS", "load", "main", "parse", "start"]
 
@@ -42,6 +57,13 @@ def guarded() -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"ebsc: interrupted; {_again()} to go on", file=sys.stderr)
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        from ebsc.device import out_of_memory  # here, as torch takes seconds
+
+        if not out_of_memory(error):
+            raise
+        print(f"ebsc: out of memory: {one_line(error)}; a smaller batch may help", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         if error.errno in _REFUSED:
             print(f"ebsc: {one_line(error)}", file=sys.stderr)

@@ -76,7 +76,8 @@ class Merge:
         parts = [{"run": str(run), **config} for run, config in zip(self.runs, configs, strict=True)]
         said = configs[0]["options"] | {"run_folder": str(self.into), "images": question["images"]}
         config = {"question": question, "options": said, "provenance": provenance(), "merged": parts}
-        config |= {"device": device for device in devices}
+        if devices:
+            config["device"] = devices.pop()
         with RunFolder(self.into, config, *certificates.FILES, LEDGER, KEPT):
             finished = (self.into / "certificates.parquet").exists()
             if not (finished and any((self.into / name).exists() for name in (LEDGER, KEPT))):

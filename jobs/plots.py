@@ -174,8 +174,8 @@ def distances(other: np.ndarray, same: np.ndarray, errors: Mapping[float, float]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     shares = 100 * np.arange(1, len(other) + 1) / len(other)
-    for values, label, style in ((same, "nearest of its own class", 1), (other, "nearest of another class", 0)):
-        left.step(np.sort(values), shares, where="post", label=label, color=_COLOURS[style], linestyle=_STYLES[style])
+    for values, label, pen in ((same, "nearest of its own class", 1), (other, "nearest of another class", 0)):
+        left.step(np.sort(values), shares, where="post", label=label, color=_COLOURS[pen], linestyle=_STYLES[pen])
     for number, sigma in enumerate(errors):
         left.axvline(
             shell(sigma, dimension)[0],
@@ -193,8 +193,8 @@ def distances(other: np.ndarray, same: np.ndarray, errors: Mapping[float, float]
         "shared mass of nearest images of two classes, mean": [overlap(other, sigma).mean() for sigma in sigmas],
         "of their shells, at the median distance": [shell_overlap(typical, sigma, dimension) for sigma in sigmas],
     }
-    for (label, mass), style in zip(masses.items(), (0, 1), strict=True):
-        right.plot(sigmas, 100 * np.array(mass), label=label, color=_COLOURS[style], linestyle=_STYLES[style])
+    for (label, mass), pen in zip(masses.items(), (0, 1), strict=True):
+        right.plot(sigmas, 100 * np.array(mass), label=label, color=_COLOURS[pen], linestyle=_STYLES[pen])
     right.plot(
         list(errors),
         [100 * error for error in errors.values()],
@@ -245,9 +245,9 @@ def _plane(figure: Figure, axes: Axes, region: Region) -> None:
         "--": (region.plain, "boundary, plain"),
         ":": (region.ebsc, "boundary, EBSC"),
     }
-    for style, (values, name) in names.items():
-        axes.contour(axis, axis, values, levels=[0.0], colors="black", linestyles=style, linewidths=1)
-        axes.plot([], [], color="black", linestyle=style, linewidth=1, label=name)
+    for line, (values, name) in names.items():
+        axes.contour(axis, axis, values, levels=[0.0], colors="black", linestyles=line, linewidths=1)
+        axes.plot([], [], color="black", linestyle=line, linewidth=1, label=name)
     for sign in (1, -1):
         axes.add_patch(Circle((sign * problem.length, 0), problem.s, fill=False, color="grey"))
         axes.annotate(f"{'+' if sign > 0 else '-'}mu", (sign * problem.length, 0), ha="center", va="center")

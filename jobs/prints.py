@@ -18,6 +18,7 @@ __all__ = [
     "all_but",
     "ceil_percent",
     "check_figure",
+    "check_rho",
     "floor_percent",
     "put",
     "show_with",
@@ -57,6 +58,12 @@ def floor_percent(share: float, images: int) -> str:
 def ceil_percent(share: float, images: int) -> str:
     """A share of images in per cent, rounded up to a tenth: for what is said to be no more than that."""
     return f"{-(-1000 * round(share * images) // images) / 10:.1f}"
+
+
+def check_rho(rho: float) -> None:
+    """Raise :class:`InputError` unless rho is the error probability of a bound."""
+    if not 0 < rho < 1:
+        raise InputError(f"rho must lie in (0, 1), not {rho}")
 
 
 def all_but(rho: float) -> str:

@@ -15,6 +15,7 @@ from ebsc.bounds import floor_radius
 from ebsc.errors import InputError
 from ebsc.files import make_folder, write_whole
 from ebsc.model import RELEASED, Ebsc, ModelSpec
+from ebsc.own import is_own
 from jobs.entries import Entry, common_images, read_entry
 from jobs.launch import Slurm
 from jobs.options import DataRoot, command_line, parse_radii, recall
@@ -64,9 +65,10 @@ class Release:
             raise InputError(f"{folder} is there already; --overwrite replaces it")
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise InputError(f"{folder} is no folder: a released model cannot replace it")
-        net, spec = model.load(self.model)
-        origin = model.locate(self.model)
-        size = (origin / "model.safetensors").stat().st_size
+        spec, weights = model.read(self.model)
+        if any(is_own(part["kind"]) for part in (spec.denoiser, spec.classifier)):
+            raise InputError(f"{self.model} has networks of your own: a released model comes without code of its own")
+        net, size = model.unpack(spec, weights, str(self.model)), len(weights)
         if size > LARGEST:
             half = "" if spec.storage == "float16" else "; train it with --storage float16, or a smaller --width"
             raise InputError(f"{self.model} has {size:,} bytes of weights, a released model at most {LARGEST:,}{half}")
@@ -79,7 +81,7 @@ class Release:
         part.mkdir()
         try:
             for name in ("model.json", "model.safetensors"):
-                write_whole(part / name, (origin / name).read_bytes())
+                write_whole(part / name, (model.locate(self.model) / name).read_bytes())
             for name, run in self._named.items():
                 keep(run, part / "runs" / name)
             entries = [read_entry(part / "runs" / name) for name in self._named]

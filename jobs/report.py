@@ -22,7 +22,7 @@ from jobs.attacked import Attacked
 from jobs.entries import Entry, side_by_side
 from jobs.gallery import Card, affordable, cards, instructive
 from jobs.options import command_line, parse_radii
-from jobs.prints import all_but, floor_percent, put, spelled
+from jobs.prints import all_but, check_rho, floor_percent, put, spelled
 from jobs.provenance import provenance
 from jobs.record import read_lines
 from jobs.runs import certification, data_of_run, model_of_run
@@ -67,8 +67,7 @@ class Report:
 
     def run(self) -> None:
         """Write the page."""
-        if not 0 < self.rho < 1:
-            raise InputError(f"rho must lie in (0, 1), not {self.rho}")
+        check_rho(self.rho)
         if self.gallery < 0:
             raise InputError(f"a gallery cannot have {self.gallery} images")
         radii = parse_radii(self.radii)

@@ -44,7 +44,7 @@ class ShowStatus:
         question = read_config(folder)["question"]
         if "log" in question:
             raise InputError(f"{folder} is an imported log: nothing was counted for it")
-        if "budget" not in question:
+        if not isinstance(question.get("budget"), dict):
             raise InputError(f"{folder} is no certification: ebsc jobs says where it stands")
         finished = (folder / "certificates.parquet").exists()
         print(f"{folder}: {_state(folder, finished)}")

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +11,11 @@ import numpy as np
 import tyro
 from scipy.stats import binomtest
 
-from ebsc.bounds import false_certificates, floor_radius
+from ebsc.bounds import ceil_radius, false_certificates, floor_radius
 from ebsc.errors import InputError
 from jobs.entries import Entry, envelopes, side_by_side
 from jobs.options import parse_radii
-from jobs.prints import Format, all_but, ceil_percent, check_figure, floor_percent, put, spelled, typeset
+from jobs.prints import Format, all_but, ceil_percent, check_figure, check_rho, floor_percent, put, spelled, typeset
 
 __all__ = ["Comparison", "Table", "compare", "notes", "render"]
 
@@ -96,7 +95,7 @@ def _row(entry: Entry, radii: tuple[float, ...]) -> list[str]:
     return [
         *(entry.name, known(entry.sigma, "g"), known(entry.n, "d"), known(entry.alpha, "g")),
         "" if entry.draws is None else f"{entry.draws.mean():.0f}",
-        *(floor_radius(entry.acr), floor_percent(float(entry.abstained.mean()), images)),
+        *(floor_radius(entry.acr), ceil_percent(float(entry.abstained.mean()), images)),
         *(floor_percent(entry.accuracy(radius), images) for radius in radii),
     ]
 
@@ -149,11 +148,11 @@ def _acr_difference(one: Entry, other: Entry) -> str:
     if len(more) < 2:
         return ""
     error = more.std(ddof=1) / np.sqrt(len(more))
-    return f"{more.mean():+.3f} ({ceil(1000 * error) / 1000:.3f})"
+    return f"{more.mean():+.3f} ({ceil_radius(error)})"
 
 
 def _spreads(entries: list[Entry], radii: tuple[float, ...]) -> Iterator[list[str]]:
-    """For each group of rows of one training with several seeds: the mean, rounded down, and the spread, rounded up."""
+    """For each group of rows of one training with several seeds: the mean, rounded as in a row, and the spread, up."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(re.sub(r"-seed\d+", "", entry.name), []).append(entry)
@@ -165,11 +164,13 @@ def _spreads(entries: list[Entry], radii: tuple[float, ...]) -> Iterator[list[st
         # counts, not shares, so that nothing is rounded before it is printed
         counts = [[round(images * entry.abstained.mean()) for entry in group]]
         counts += [[round(images * entry.accuracy(radius)) for entry in group] for radius in radii]
-        means = [floor_percent(sum(row) / (images * len(group)), images * len(group)) for row in counts]
+        rounded = [ceil_percent, *[floor_percent] * len(radii)]
+        everywhere = images * len(group)
+        means = [percent(sum(row) / everywhere, everywhere) for percent, row in zip(rounded, counts, strict=True)]
         ranges = [ceil_percent((max(row) - min(row)) / images, images) for row in counts]
         blank = [""] * 4
         yield [f"{name}: mean of {len(group)} seeds", *blank, floor_radius(sum(acrs) / len(acrs)), *means]
-        yield [f"{name}: spread", *blank, f"{ceil(1000 * (max(acrs) - min(acrs))) / 1000:.3f}", *ranges]
+        yield [f"{name}: spread", *blank, ceil_radius(max(acrs) - min(acrs)), *ranges]
 
 
 def _best(entries: list[Entry], radii: tuple[float, ...], head: list[str]) -> list[set[int]]:
@@ -334,8 +335,7 @@ class Table:
 
     def run(self) -> None:
         """Print or write the table."""
-        if not 0 < self.rho < 1:
-            raise InputError(f"rho must lie in (0, 1), not {self.rho}")
+        check_rho(self.rho)
         if self.paired and len(self.rows) < 2:
             raise InputError("--paired compares the first row with others: name two or more")
         if self.plot:

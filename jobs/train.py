@@ -280,9 +280,13 @@ class Train:
 
     def _clear(self) -> None:
         """Remove what was there before this command: not what it made itself before it was interrupted."""
-        with suppress(InputError, KeyError):
-            if read_config(self.folder)["options"]["token"] == self.token:
-                return
+        made: dict[str, Any] = {}
+        with suppress(InputError):  # nothing is there, or it is damaged
+            made = read_config(self.folder)
+        if made and "objective" not in made["question"]:
+            raise InputError(f"{self.folder} holds something else than a training: --overwrite leaves it alone")
+        if made.get("options", {}).get("token") == self.token:
+            return
         clear(self.folder, _MADE)
 
     def _parts(self, fitting: Fitting, head: Fitting, *, trained: bool) -> None:
@@ -303,7 +307,7 @@ class Train:
             weight.requires_grad_(self.joint)
         title = f"{self.classifier} classifier"
         if self.objective == "clean":
-            head.part("head", title, training.classification(net.classifier, levels), self.head)
+            head.part("head", title, training.classification(net.classifier, levels, self.head.compile), self.head)
             return
         objective = learned(
             net,

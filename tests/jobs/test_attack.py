@@ -12,6 +12,7 @@ from scipy import stats
 from cluster import certificates
 from ebsc import data
 from ebsc.attack import Attacker, distances
+from ebsc.votes import Voter
 from jobs.attack import Attack, _fooled, _inside
 from jobs.attacked import FOUND
 
@@ -148,6 +149,20 @@ def test_what_counts_as_inside_and_as_fallen(place):
     right, upper = Attack(run_folder=place.run, radii="0.4,0.5,1")._standing(rows, lines[[0, 3, 1, 4]])
     assert right == [1, pytest.approx(2 / 3), pytest.approx(1 / 3), 0]
     assert upper == [1, pytest.approx(2 / 3), pytest.approx(1 / 3), pytest.approx(1 / 3)]
+
+
+def test_predictions_take_the_micro_batch_of_the_run(place, monkeypatch):
+    asked = []
+
+    class Watched(Voter):
+        def __init__(self, *words, **options):
+            asked.append(options["batch"])
+            super().__init__(*words, **options)
+
+    monkeypatch.setattr("jobs.attack.Voter", Watched)
+    place.reconfigure(lambda config: config["options"].update(batch=3))
+    assert tiny.cli("attack", place.run, "--radii", "0.25", "--steps", 1, "--n", 200).status == 0
+    assert asked == [3]
 
 
 def test_radii_may_come_in_any_order(attacked, tmp_path):

@@ -206,6 +206,8 @@ for value in ("x", "5", "::0", "1:2:3:4", "1.5:"):
     options(f"images_{value}", "give start:stop:step", f"--images={value}")
 options("images_that_select_none", "selects none of the 360", "--images", "400:")
 options("negative_seed", "seed", "--seed=-1")
+options("alpha_before_the_queue", "alpha", "--alpha", 2, "--cluster", "slurm")
+options("extension_before_the_queue", "extend 'more'", "--extend", "more", "--cluster", "slurm")
 options("empty_micro_batch", "micro-batch must be at least 1", "--batch", 0)
 options("negative_workers", "workers", "--workers=-1")
 options("negative_cpus", "cpu", "--workers", 1, "--cpus-per-worker=-1")

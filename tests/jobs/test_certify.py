@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -44,6 +45,12 @@ def test_the_micro_batch_does_not_matter(place, batch):
     assert tiny.columns(place.folder / "new") == tiny.columns(place.run)
 
 
+def test_a_micro_batch_that_no_memory_holds_is_one_line(place):
+    result = tiny.cli(*place.certify("--batch", 10**11))
+    assert (result.status, result.err.count("\n")) == (1, 1)
+    assert re.fullmatch("ebsc: out of memory: .*; a smaller batch may help\n", result.err)
+
+
 def test_images_keep_their_draws_in_another_selection(place):
     assert tiny.cli(*place.certify("--images", "120:301:180")).status == 0
     some, all_ = tiny.columns(place.folder / "new"), tiny.columns(place.run)
@@ -65,6 +72,10 @@ def test_fixed_and_sequential_budgets_count_the_same_draws(place):
     assert fixed["radius"] == sequential["radius"]
 
 
+def test_a_fixed_budget_is_not_put_beside_itself(place):
+    assert "\n1,800 draws\n" in tiny.cli(*place.certify("--budget", "fixed")).out
+
+
 def test_the_run_is_named_after_what_it_is(place, monkeypatch):
     monkeypatch.chdir(place.folder)
     words = ["certify", place.model, "--workers", 0, "--images", ":1", "--n", 100]
@@ -77,5 +88,5 @@ def test_the_summary_agrees_with_the_table(place):
     row = read_entry(place.run)
     stored = tiny.columns(place.run)
     assert f"{int((row.radius > 0).sum())} of 6" in result.out
-    assert f"{sum(stored['draws']):,} draws" in result.out
+    assert f"{sum(stored['draws']):,} draws; a fixed budget takes 1,800, " in result.out
     assert str(np.floor(row.acr * 1000) / 1000) in result.out

@@ -54,6 +54,14 @@ def test_help_explains_every_option(name, monkeypatch):
         assert re.search(r"(PATH|RUN|\{[a-z,]+\}).*[a-z]{3,}.*\.", result.out.split("positional arguments")[1])
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_said_of_an_option_is_one_paragraph(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "2000")
+    for option, block in entries(tiny.cli(name, "--help").out).items():
+        indented = [line for line in block.splitlines()[1:] if re.match(r"[\s│]{10,}\w", line)]
+        assert len(indented) <= 1, option
+
+
 def test_the_command_lists_its_subcommands(monkeypatch):
     result = tiny.cli("--help")
     assert result.status == 0

@@ -167,6 +167,13 @@ def test_a_run_of_other_weights_is_refused(place, shelf):
     assert done.status == 2
 
 
+def test_networks_of_ones_own_are_refused(place, shelf):
+    head = json.loads((place.model / "model.json").read_text())
+    (place.model / "model.json").write_text(json.dumps(head | {"classifier": {"kind": "mine:net"}}))
+    done = release(place, shelf)
+    assert (done.status, "has networks of your own" in done.err) == (2, True)
+
+
 def test_a_run_that_does_not_verify_is_refused(place, shelf):
     ledger = place.run / "ledger.jsonl"
     ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:-1]))

@@ -42,6 +42,12 @@ def stopped(place):
     return place.run
 
 
+def test_what_is_no_certification_is_said_to_be_none(tmp_path):
+    (tmp_path / "config.json").write_text('{"question": {"story": "mnist", "budget": "minutes"}}')
+    result = tiny.cli("status", tmp_path)
+    assert (result.status, "is no certification" in result.err) == (2, True)
+
+
 def test_a_finished_run(place):
     said = status(place.run)
     assert f"finished; show it with: ebsc table {place.run}" in said

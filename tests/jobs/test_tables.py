@@ -82,6 +82,11 @@ def test_printed_accuracy_is_the_share_in_tenths_of_a_per_cent_and_never_above_i
         assert round(float(shown["r=0.5"]) * 10) == right * 1000 // images
 
 
+def test_a_printed_share_that_abstains_is_never_below_it():
+    (shown,) = cells(render([entry([1.0] * 2999 + [0.0])], (0.5,), "csv"))
+    assert (shown["abstain"], shown["r=0.5"]) == ("0.1", "99.9")
+
+
 def test_a_radius_counts_from_what_it_certifies_upwards():
     row = entry([0.25, 0.2499999, 0.0])
     assert row.accuracy(0.25) == pytest.approx(1 / 3)
@@ -115,8 +120,8 @@ def test_text():
     assert head.split() == ["run", "sigma", "n", "alpha", "draws/image", "ACR", "abstain", "r=0", "r=0.5"]
     assert set(rule) <= set("- ")
     assert [row.split() for row in rows] == [
-        ["a_b", "0.25", "1000", "0.001", "300", "0.266", "33.3", "66.6*", "33.3*"],
-        ["peer", "0.333*", "66.6", "33.3", "33.3*"],
+        ["a_b", "0.25", "1000", "0.001", "300", "0.266", "33.4", "66.6*", "33.3*"],
+        ["peer", "0.333*", "66.7", "33.3", "33.3*"],
     ]
 
 
@@ -353,7 +358,7 @@ def test_the_envelope_is_the_best_of_sound_rows_at_each_radius_ours_and_publishe
 def test_mean_and_spread_of_seeds():
     rows = [entry([0.5, 0.5, 0.0], "net"), entry([0.5, 0.2, 0.2], "net-seed1"), entry([0.1, 0.1, 0.1], "other")]
     mean, spread = cells(render(rows, (0.0, 0.5), "csv", spread=True))[3:]
-    assert (mean["run"], mean["ACR"], mean["abstain"]) == ("net: mean of 2 seeds", "0.316", "16.6")
+    assert (mean["run"], mean["ACR"], mean["abstain"]) == ("net: mean of 2 seeds", "0.316", "16.7")
     assert (mean["r=0"], mean["r=0.5"]) == ("83.3", "50.0")
     assert (spread["run"], spread["ACR"], spread["r=0"], spread["r=0.5"]) == ("net: spread", "0.034", "33.4", "33.4")
     assert "an estimate" in render(rows, (0.0,), spread=True)

@@ -158,6 +158,13 @@ def test_overwrite_trains_anew_and_leaves_other_files_alone(trained, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_overwrite_leaves_a_certification_alone(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"question": {"budget": {}}, "options": {}}))
+    before = tiny.files(tmp_path)
+    assert "something else than a training" in tiny.cli(*again(tmp_path, "--overwrite")).err
+    assert tiny.files(tmp_path) == before
+
+
 def test_a_model_without_a_record_is_replaced_when_asked(tmp_path):
     tiny.write_model(tmp_path)
     before = json.loads((tmp_path / "model.json").read_text())["sha256"]
