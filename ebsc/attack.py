@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from ebsc.ascent import ascend, project, unit
@@ -172,7 +172,7 @@ def onto_lattice(
 
 def predict(
     voter: Voter, images: Pixels, addresses: Int64[np.ndarray, " row"], sigma: float, *, n: int, alpha: float, seed: int
-) -> tuple[Int64[np.ndarray, " row"], np.ndarray]:
+) -> tuple[Int64[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
     """What the smoothed classifier says on images, each wrong with probability at most alpha, or that it abstains.
 
     Cohen et al.'s PREDICT, by the bounds of certification: the class that n0 = 100 draws select, certain where a bound

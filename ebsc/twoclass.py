@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float64
 from scipy.special import ndtri
 
 from ebsc.bounds import clopper_pearson_lower, clopper_pearson_upper
 from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign
-from ebsc.theory import exact_model, margin, mean_radius, share_lowered, signed_radius
+from ebsc.theory import Numbers, Vector, Vectors, exact_model, margin, mean_radius, share_lowered, signed_radius
 from ebsc.votes import Voter, certify
 
 __all__ = ["Point", "Problem", "Region", "certified"]
@@ -26,6 +27,12 @@ class Problem:
         length: of mu. Unit: pixels on [0, 1].
         angle: between w and mu, in degrees.
         s: standard deviation of each class; infinity stands for plain smoothing.
+
+    >>> plain = Problem(sigma=0.5, length=1.0, angle=60.0, s=np.inf)
+    >>> round(plain.at_mean, 6)  # the margin: cos 60 degrees
+    0.5
+    >>> Problem(sigma=0.5, length=1.0, angle=60.0, s=0.25).at_mean > plain.at_mean
+    True
     """
 
     sigma: float
@@ -34,12 +41,12 @@ class Problem:
     s: float
 
     @property
-    def mu(self) -> np.ndarray:
+    def mu(self) -> Vector:
         """Half the difference of the class means, in the plane."""
         return np.array([self.length, 0.0])
 
     @property
-    def w(self) -> np.ndarray:
+    def w(self) -> Vector:
         """The unit normal of the classifier, in the plane."""
         return np.array([np.cos(np.radians(self.angle)), np.sin(np.radians(self.angle))])
 
@@ -48,7 +55,7 @@ class Problem:
         """Whether nothing is denoised."""
         return self.s == np.inf
 
-    def radius(self, x: np.ndarray) -> np.ndarray:
+    def radius(self, x: Vectors) -> Numbers:
         """Exact signed radius at points of the plane."""
         return np.asarray(x @ self.w) if self.plain else signed_radius(x, self.w, self.mu, self.s, self.sigma)
 
@@ -137,9 +144,9 @@ class Region:
     """
 
     problem: Problem
-    axis: np.ndarray
-    plain: np.ndarray
-    ebsc: np.ndarray
+    axis: Float64[np.ndarray, " side"]
+    plain: Float64[np.ndarray, "side side"]
+    ebsc: Float64[np.ndarray, "side side"]
 
     @classmethod
     def of(cls, problem: Problem, side: int = 81) -> "Region":
@@ -150,6 +157,6 @@ class Region:
         return cls(problem=problem, axis=axis, plain=points @ problem.w, ebsc=ebsc)
 
     @property
-    def gain(self) -> np.ndarray:
+    def gain(self) -> Float64[np.ndarray, "side side"]:
         """What denoising adds to the signed radius."""
         return self.ebsc - self.plain
