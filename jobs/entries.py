@@ -195,8 +195,12 @@ def _read_log(path: Path) -> Entry:
 
 
 def named_sigma(path: Path) -> float | None:
-    """The sigma in a file name like ``method_sigma0.50.tsv``."""
-    found = re.search(r"sigma[_-]?(\d+(?:\.\d+)?)", log_name(path))
+    """The sigma in a file name like ``method_sigma0.50.tsv``, or like ``noise_0.5`` as many logs are called.
+
+    >>> named_sigma(Path("gaussian_sigma0.50.tsv")), named_sigma(Path("mnist/noise_0.5")), named_sigma(Path("log.txt"))
+    (0.5, 0.5, None)
+    """
+    found = re.search(r"(?:sigma|noise)[_-]?(\d+(?:\.\d+)?)", log_name(path))
     return float(found[1]) or None if found else None
 
 

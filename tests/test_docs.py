@@ -113,6 +113,14 @@ def another_configuration():
 
 
 @case
+def another_device():
+    finished()
+    config = json.loads(Path("runs/mine/config.json").read_text())
+    Path("runs/mine/config.json").write_text(json.dumps(config | {"device": "cuda"}))
+    return certify("--extend", "n=400")
+
+
+@case
 def a_second_driver():
     finished()
     with Ledger(Path("runs/mine"), json.loads(Path("runs/mine/config.json").read_text())):
@@ -155,6 +163,11 @@ def no_room():
 @case
 def no_slurm():
     return ["certify", "models/mine", "--cluster", "slurm", "-o", "runs/mine"]
+
+
+@case
+def a_training_that_diverges():
+    return ["train", "--denoiser", "none", "--head.learning-rate", 1e38, "--head.steps", 9, "-o", "models/new"]
 
 
 @case
