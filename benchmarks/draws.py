@@ -3,9 +3,9 @@
 Votes are simulated at the probabilities that published certification logs imply, the same votes for every method: the
 share of n = 100,000 votes whose bound at alpha = 0.001 is the logged radius, and 1/2 where the log abstains, which is
 the hardest that it may be. The information bound is what any test needs on average to decide every image at error alpha
-on both sides, kl(alpha, 1 - alpha) / kl(p, threshold) for the nearest threshold on each side, at most n. The confidence
-sequence is the beta mixture (Robbins 1970), looked at whenever the total has grown by 2%. Then the coverage of our
-bound under its stopping rule, at thresholds, where an image draws longest.
+on both sides, kl(alpha, 1 - alpha) / kl(p, threshold) for the nearest threshold on each side that n draws can certify
+at all, at most n. The confidence sequence is the beta mixture (Robbins 1970), looked at whenever the total has grown by
+2%. Then the coverage of our bound under its stopping rule, at thresholds, where an image draws longest.
 """
 
 import csv
@@ -59,6 +59,7 @@ def confidence_sequence(successes: np.ndarray, draws: np.ndarray | int, alpha: f
 
 def information_bound(p: np.ndarray, thresholds: np.ndarray, alpha: float, n: int) -> np.ndarray:
     """Draws for each image; see the module's docstring."""
+    thresholds = thresholds[thresholds <= alpha ** (1 / n)]
     wanted = rel_entr(alpha, 1 - alpha) + rel_entr(1 - alpha, alpha)
     above = np.searchsorted(thresholds, p, side="right")
     draws = np.zeros(len(p))

@@ -22,7 +22,7 @@ from cluster.pool import Pool, RayPool
 from cluster.session import open_pool
 from cluster.worker import Assignment
 from ebsc import data, model
-from ebsc.bounds import floor_radius
+from ebsc.bounds import clopper_pearson_lower, floor_radius, radius
 from ebsc.budgets import Budget, Fixed, Sequential, Tolerance
 from ebsc.campaign import Campaign
 from ebsc.data import Dataset, Split
@@ -191,6 +191,10 @@ class Certify:
             check_exact(spec.sigma, chosen.levels)
         campaign = Campaign(chosen.labels, spec.n_classes, spec.sigma, budget=budget, images=indices, seed=self.seed)
         folder = self.folder
+        reach = _reach(budget, spec.sigma)
+        if isinstance(budget, Sequential) and min(budget.radii) > reach:
+            at_most = f"certify at most {floor_radius(reach)} at sigma {spec.sigma:g}"
+            raise InputError(f"no radius asked for can be certified: {budget.n} draws {at_most}")
         asked, *extends = (self._question(spec, chosen, one) for one in (budget, *earlier))
         config = {"question": asked, "options": options_of(self), "provenance": provenance(self.device)}
         with Ledger(folder, config, extends) as ledger:
@@ -309,6 +313,12 @@ class Certify:
         )
 
 
+def _reach(budget: Budget, sigma: float) -> float:
+    """The largest radius that the budget can certify: that of an image of which every vote is for one class."""
+    alpha = budget.alpha / 2 if budget.two_sided else budget.alpha
+    return float(radius(clopper_pearson_lower(budget.n, budget.n, alpha), sigma))
+
+
 def _extended(budget: Budget, word: str) -> Budget:
     """The budget that one word of --extend makes of this one."""
     name, _, value = word.partition("=")
@@ -351,6 +361,8 @@ def _summarise(campaign: Campaign, folder: Path) -> None:
     print(f"{images:,} images: {', '.join(f'{count:,} {end}' for end, count in ends)}")
     acr = floor_radius(float(table["radius"][right].sum() / images))
     print(f"{int(right.sum()):,} of {images:,} certified with the right class; average certified radius {acr}")
+    if isinstance(budget, Sequential) and max(budget.radii) > (reach := _reach(budget, campaign.sigma)):
+        print(f"radii above {floor_radius(reach)} are out of reach of {budget.n:,} draws: they say 0.0 in a table")
     beside = f"; a fixed budget takes {fixed:,}, {fixed / campaign.draws:.1f} times as many"
     print(f"{campaign.draws:,} draws{beside * isinstance(budget, Sequential)}")
     print(f"written to {folder}; {show_with(folder)}")

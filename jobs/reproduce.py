@@ -5,16 +5,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import tyro
 
 from cluster.folder import RunFolder
+from ebsc import data
 from ebsc.device import pick
 from ebsc.errors import InputError
 from ebsc.files import write_whole
 from jobs import paper, results
-from jobs.entries import read_entry
+from jobs.entries import Entry, common_images, read_entry
 from jobs.launch import Cluster, OnStop, Slurm, dispatch
-from jobs.options import DataRoot, command_line
+from jobs.options import DataRoot, command_line, parse_images
 from jobs.provenance import options_of, provenance
 from jobs.story import Setting, Step, carry_out, told
 
@@ -101,6 +103,7 @@ class Reproduce:
     def here(self, on_stop: OnStop) -> None:
         """Carry out all steps that are not done yet, then write the story."""
         pick(self.slurm.device("auto", self.cluster))  # steps take what there is
+        self._check_peers()
         question: dict[str, Any] = {"data": self.data, "budget": self.budget, "plan": asdict(self._plan)}
         if self.story != "paper":
             question["story"] = self.story
@@ -110,6 +113,16 @@ class Reproduce:
             carry_out(steps)
             write_whole(self.folder / "story.md", (self._opening() + told(steps, self.folder)).encode())
         print(f"\nThe story, with its tables and figures: {self.folder / 'story.md'}")
+
+    def _check_peers(self) -> None:
+        """Say now, not after the trainings, that published logs are about other images."""
+        if not self.peers:
+            return
+        whole = data.load(self.data, "test", self.data_root)
+        index = parse_images(self._plan.images, len(whole.labels))
+        nothing = np.zeros(len(index))
+        ours = Entry(name=whole.name, index=index, radius=nothing, abstained=nothing == 0, label=whole.labels[index])
+        common_images([ours, *map(read_entry, self.peers)])
 
     @property
     def _plan(self) -> paper.Budget | results.Programme:

@@ -171,8 +171,9 @@ def test_the_loss_of_a_node_with_most_of_the_workers_stops_nothing(tmp_path, lef
             return [reply for worker in node for reply in self.reply(worker)] or super().wait(seconds, settle)
 
     pool = Node(9, fate=lambda worker, unit: "lose" if left <= worker < 9 else "count")
-    certify(tmp_path, pool, Fixed(n=4_000), images=200)
+    table, _ = certify(tmp_path / "node", pool, Fixed(n=4_000), images=200)
     assert pool.failed > 9 - left
+    assert tiny.equal(table, certify(tmp_path / "whole", Pool(), Fixed(n=4_000), images=200)[0])
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8])
@@ -361,18 +362,16 @@ def test_a_unit_is_taken_over_by_the_fastest_of_the_idle_workers(tmp_path, speed
 
 
 def test_the_second_answer_to_a_unit_is_dropped(tmp_path):
-    """Unit 3 is slow: both workers that have it answer in the end."""
-    slow = []
-
-    def pace(worker, unit):
-        if unit.number == 3 and (not slow or slow == [worker]):
-            slow[:] = [worker]
-            return 30.0
-        return 8.0  # of other units some are still out when the slow one comes back
-
-    pool = Clocked(2, pace)
-    table, _ = clocked(tmp_path, pool)
-    assert tiny.equal(table, undisturbed())
+    work = campaign(images=1)
+    (unit,) = work.next_units(10_000, limit=1)
+    with Ledger(tmp_path, {"question": {}}) as ledger:
+        driver = Driver(work, Clocked(2, lambda worker, unit: 1.0), ledger)
+        driver._hand(0, unit)
+        driver._hand(1, unit)
+        first, second = (Reply(unit, worker, tally=Tally(votes(unit), 1.0, 8)) for worker in (1, 0))
+        taken, counts = driver._receive(first)
+        assert (taken, counts.tolist()) == (unit, votes(unit).tolist())
+        assert driver._receive(second) is None
 
 
 def test_nothing_is_counted_twice_when_nobody_is_slow(tmp_path):

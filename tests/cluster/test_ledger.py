@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from cluster.folder import read_config
-from cluster.ledger import KEPT, Ledger
+from cluster.ledger import KEPT, SYNC_EVERY, Ledger
 from ebsc.errors import InputError
 
 CONFIG = {"question": {"seed": 0, "budget": {"kind": "fixed", "n": 100}}, "options": {"workers": 1}}
@@ -46,15 +46,20 @@ def test_what_was_appended_is_there_when_the_run_goes_on(tmp_path):
         assert without_seconds(ledger.read()) == RECORDS
 
 
-def test_append_has_reached_the_disk_when_it_returns(tmp_path, monkeypatch):
+def test_what_is_appended_reaches_the_disk_at_once_or_within_a_second(tmp_path, monkeypatch):
     synced = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_size), fsync(fd)))
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
     with Ledger(tmp_path, CONFIG) as ledger:
-        ledger.append(RECORDS, np.zeros(3))
-        lines = (tmp_path / "ledger.jsonl").read_bytes()
-    assert without_seconds(map(json.loads, lines.splitlines())) == RECORDS
-    assert synced[-1] == len(lines)
+        for records, later in ((RECORDS[:1], 0.0), (RECORDS[1:], SYNC_EVERY / 2), ([], SYNC_EVERY)):
+            now += later
+            ledger.append(records, np.zeros(len(records)))
+            lines = (tmp_path / "ledger.jsonl").read_bytes()
+            on_disk = synced[-1] == len(lines)
+            assert on_disk == (later != SYNC_EVERY / 2)
+        assert without_seconds(map(json.loads, lines.splitlines())) == RECORDS
 
 
 def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path):

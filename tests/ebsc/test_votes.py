@@ -1,5 +1,6 @@
 """The vote loop against a naive one, and what its counts must not depend on."""
 
+import compiling
 import numpy as np
 import pytest
 import torch
@@ -105,3 +106,33 @@ def test_noise_that_would_not_be_exact_is_refused_on_the_lattice_alone():
 def test_a_micro_batch_of_none_is_refused():
     with pytest.raises(InputError, match="micro-batch"):
         Voter(model(), images(), levels=16, n_classes=10, batch=0)
+
+
+COMPILED = """
+import sys
+sys.path[:0] = ["tests/ebsc", "tests"]
+import numpy as np
+import torch
+from voting import certificates, images, model, units
+from ebsc.device import as_graph
+from ebsc.noise import perturb
+from ebsc.votes import Voter
+z = torch.randn(500, 1, 8, 8)
+for levels in (16, 255):
+    image = torch.randint(0, levels + 1, (1, 1, 8, 8)).to(torch.uint8)
+    assert torch.equal(as_graph(perturb, True)(image, z, 0.5, levels), perturb(image, z, 0.5, levels))
+for precision in ("float32", "bfloat16"):
+    compiled, eager = (
+        Voter(model(), images(), levels=16, n_classes=10, batch=64, precision=precision, compiled=wanted)
+        for wanted in (True, False)
+    )
+    assert certificates(compiled, 150, shuffle=True) == certificates(compiled)
+    for unit in units():
+        others = np.abs(compiled.count(unit) - eager.count(unit)).sum() / 2
+        assert others <= 0.02 * unit.draws, (precision, others, unit.draws)
+print("equal")
+"""
+
+
+def test_compiled_it_adds_the_same_noise_and_counts_alike_in_any_order():
+    compiling.check(COMPILED)

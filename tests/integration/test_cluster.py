@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,8 @@ class Cluster:
             node.wait()
 
 
-@pytest.fixture(scope="module")
-def cluster():
+@contextmanager
+def started():
     folder = Path(tempfile.mkdtemp(prefix="ebsc"))  # a short path: Ray puts sockets there
     made = Cluster(folder)
     try:
@@ -71,6 +72,12 @@ def cluster():
     finally:
         made.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with started() as made:
+        yield made
 
 
 def answers(port):
@@ -103,27 +110,48 @@ def test_a_certification_is_submitted_as_a_job(cluster, words, undisturbed, tmp_
     assert tiny.columns(tmp_path / "run") == tiny.columns(undisturbed)
 
 
-def test_nodes_that_join_are_used_and_nodes_that_leave_are_forgotten(cluster, words, undisturbed, tmp_path):
-    run = tmp_path / "run"
-
-    def workers():
-        try:
-            return json.loads((run / "status.json").read_text())["workers"]
-        except FileNotFoundError:
-            return 0
-
+def certifying(cluster, words, run):
+    """A certification on the cluster, by a process of its own that writes beside the run."""
     command = [sys.executable, "-m", "jobs.certify", *map(str, words[1:]), "-o", str(run)]
     slowly = ["--batch", "1", "--address", cluster.address]  # a count does not depend on it
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([*command, *slowly], env=cluster.environment, stdout=log, stderr=log)
-    tiny.until(lambda: workers() == 1, "one worker")
-    node = cluster.join()
-    tiny.until(lambda: workers() == 2, "the new node's worker counts")
-    os.killpg(node.pid, signal.SIGKILL)
-    tiny.until(lambda: workers() == 1, "it is forgotten")
-    assert process.poll() is None, (tmp_path / "log").read_text()
-    process.kill()
-    process.wait()
+    with run.with_suffix(".log").open("w") as log:
+        return subprocess.Popen([*command, *slowly], env=cluster.environment, stdout=log, stderr=log)
+
+
+def workers(run):
+    try:
+        return json.loads((run / "status.json").read_text())["workers"]
+    except FileNotFoundError:
+        return 0
+
+
+def goes_on_elsewhere(words, run, undisturbed):
     result = tiny.cli(*words, "-o", run, "--workers", 0)
     assert result.status == 0, result.err
     assert tiny.columns(run) == tiny.columns(undisturbed)
+
+
+def test_nodes_that_join_are_used_and_nodes_that_leave_are_forgotten(cluster, words, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    process = certifying(cluster, words, run)
+    tiny.until(lambda: workers(run) == 1, "one worker")
+    node = cluster.join()
+    tiny.until(lambda: workers(run) == 2, "the new node's worker counts")
+    os.killpg(node.pid, signal.SIGKILL)
+    tiny.until(lambda: workers(run) == 1, "it is forgotten")
+    assert process.poll() is None, run.with_suffix(".log").read_text()
+    process.kill()
+    process.wait()
+    goes_on_elsewhere(words, run, undisturbed)
+
+
+def test_when_the_head_is_lost_the_command_ends_and_goes_on_elsewhere(words, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    with started() as lone:
+        lone.environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"  # a minute otherwise
+        process = certifying(lone, words, run)
+        tiny.until(lambda: workers(run) == 1, "one worker")
+        os.killpg(lone.nodes[0].pid, signal.SIGKILL)
+        assert process.wait(120), "it ends, and says so"
+    assert not (run / "certificates.parquet").exists()
+    goes_on_elsewhere(words, run, undisturbed)

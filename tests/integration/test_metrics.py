@@ -38,8 +38,8 @@ def gauges(local_ray, model_folder, tmp_path_factory):
     one(status(2, 7, 100, 10.0, 1.0, 1, 0, ""))
     other(status(1, 2, 3, 4.0, 1.0, 5, 6, ""))
     one(status(3, 7, 12_345, 56.5, 75.0, 2, 4, "worker 0 was lost"))
-    seen, deadline = {}, time.monotonic() + 20
-    while {run for _, run in seen} < {"whole", "one", "other"} and time.monotonic() < deadline:
+    seen, deadline = {}, time.monotonic() + 60
+    while not {"whole", "one", "other"} <= {run for _, run in seen} and time.monotonic() < deadline:
         time.sleep(0.25)
         seen |= exported(local_ray)
     return run, seen

@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tiny
+from scipy import stats
 
 from ebsc import data
 from jobs.entries import read_entry
@@ -70,6 +71,15 @@ def test_fixed_and_sequential_budgets_count_the_same_draws(place):
     fixed, sequential = tiny.columns(place.folder / "new"), tiny.columns(place.folder / "other")
     assert fixed["counts"] == sequential["counts"]
     assert fixed["radius"] == sequential["radius"]
+
+
+def test_radii_that_no_votes_can_certify_are_said(place):
+    reach = 0.25 * stats.norm.ppf(0.001 ** (1 / 200))
+    said = tiny.cli(*place.certify("--radii", "0.25,2")).out
+    assert f"radii above {int(1000 * reach) / 1000} are out of reach of 200 draws" in said
+    refused = tiny.cli(*place.certify("--radii", "2", out="another"))
+    assert (refused.status, "no radius asked for can be certified: 200 draws" in refused.err) == (2, True)
+    assert not (place.folder / "another").exists()
 
 
 def test_a_fixed_budget_is_not_put_beside_itself(place):

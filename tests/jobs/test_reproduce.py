@@ -189,6 +189,14 @@ def test_the_programme_of_results_runs_to_the_end_and_its_rows_can_be_verified(t
     assert "ebsc release" in (folder / "story.md").read_text()
 
 
+def test_peers_of_another_data_set_are_refused_at_once(tmp_path):
+    log = tmp_path / "peer_sigma0.25.tsv"
+    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t7\t7\t0.25\t1\t0:00:01\n")
+    refused = tiny.cli("reproduce", "digits", "--workers", 0, "-o", tmp_path / "story", "--peers", log)
+    assert (refused.status, "their labels differ" in refused.err) == (2, True)
+    assert not (tmp_path / "story").exists()
+
+
 def test_peers_stand_beside_the_learned_rows(tmp_path):
     log = tmp_path / "gaussian_sigma0.50.tsv"
     log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t7\t7\t0.5\t1\t0:00:01\n")
