@@ -13,6 +13,26 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 install_import_hook("ebsc", "beartype.beartype")
 
 
+def _beside(name: str) -> Path:
+    """Data that lie beside the checkout, in development and in CI."""
+    path = Path(__file__).parents[2] / "shared" / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return path
+
+
+@pytest.fixture
+def mnist() -> Path:
+    """The data root of the real MNIST."""
+    return _beside("data")
+
+
+@pytest.fixture
+def peers() -> Path:
+    """The published logs."""
+    return _beside("peers/mnist")
+
+
 @pytest.fixture
 def offline(monkeypatch):
     def refuse(*args, **kwargs):

@@ -13,9 +13,6 @@ from ebsc import data
 from ebsc.data import Dataset
 from ebsc.errors import InputError
 
-MNIST = Path(__file__).parents[3] / "shared" / "data"
-
-
 # -- known names -----------------------------------------------------------------------------------------------------
 
 
@@ -28,8 +25,8 @@ def test_digits_are_split_once_and_whole():
     assert train.on_lattice
 
 
-def test_mnist_is_read_from_its_files():
-    test = data.load("mnist", "test", MNIST)
+def test_mnist_is_read_from_its_files(mnist):
+    test = data.load("mnist", "test", mnist)
     assert test.images.shape == (10_000, 1, 28, 28)
     assert test.images.dtype == np.uint8
     assert test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
@@ -53,21 +50,23 @@ def test_mnist_that_is_not_there_is_refused_with_what_to_put_where(tmp_path, mon
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", no_network)
     if damage == "truncated":
         (tmp_path / "MNIST" / "raw").mkdir(parents=True)
-        for file in (MNIST / "MNIST" / "raw").iterdir():
-            (tmp_path / "MNIST" / "raw" / file.name).write_bytes(file.read_bytes()[:1000])
+        for split in ("train", "t10k"):
+            for name, magic in (("images-idx3", 0x803), ("labels-idx1", 0x801)):
+                head = np.array([magic, 10_000, 28, 28], ">i4").tobytes()
+                (tmp_path / "MNIST" / "raw" / f"{split}-{name}-ubyte").write_bytes(head + bytes(984))
     with pytest.raises(InputError, match=r"t10k-images-idx3-ubyte.*--data-root or EBSC_DATA") as error:
         data.load("mnist", "test", tmp_path)
     assert str(tmp_path / "MNIST" / "raw") in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_processes_that_want_the_same_data_download_it_once(tmp_path, monkeypatch):
+def test_processes_that_want_the_same_data_download_it_once(tmp_path, monkeypatch, mnist):
     downloads = []
 
     def download(self):
         downloads.append(self.root)
         Path(self.raw_folder).mkdir(parents=True)
-        for file in (MNIST / "MNIST" / "raw").glob("*ubyte"):
+        for file in (mnist / "MNIST" / "raw").glob("*ubyte"):
             time.sleep(0.02)
             shutil.copy(file, self.raw_folder)
 

@@ -3,7 +3,6 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,6 @@ from ebsc import data, model
 from ebsc.errors import InputError
 from jobs.entries import Entry, common_images, read_entry
 from jobs.tables import Table, compare, render
-
-PEERS = Path(__file__).parents[2].parent / "shared/peers/mnist"
 
 LOG = """idx\tlabel\tpredict\tradius\tcorrect\ttime
 0\t7\t7\t0.953\t1\t0:00:00.591566
@@ -302,14 +299,15 @@ def test_a_run_reads_the_same_from_its_tsv_but_for_the_rounding(place):
     ("log", "acr"),
     [("gaussian_sigma0.25", 0.911), ("gaussian_sigma0.50", 1.553), ("smoothmix_sigma1.00", 1.820)],
 )
-def test_published_logs_have_their_published_acr(log, acr):
-    row = read_entry(PEERS / f"{log}.tsv")
+def test_published_logs_have_their_published_acr(peers, log, acr):
+    row = read_entry(peers / f"{log}.tsv")
     assert len(row.index) == 10_000
     assert row.acr == pytest.approx(acr, abs=0.004)
 
 
-def test_all_published_logs_in_one_table():
-    paths = sorted(PEERS.glob("*.tsv"))
+def test_all_published_logs_in_one_table(peers):
+    paths = sorted(peers.glob("*.tsv"))
+    assert len(paths) == 21
     result = tiny.cli("table", *paths, "--radii", "0:1:0.5", "--format", "csv")
     assert [row["run"] for row in cells(result.out)] == [path.stem for path in paths]
     for row in cells(result.out):
