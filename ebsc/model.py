@@ -270,9 +270,10 @@ def load(folder: str | Path, allow: Sequence[str] = ()) -> tuple[Ebsc, ModelSpec
         InputError: a file is missing, truncated or altered, or the weights contain NaN or infinity; code that is not
             allowed or does not make such a model.
     """
-    spec, weights = read(folder)
-    net = unpack(spec, weights, str(locate(folder)), allow)
-    check_own(net, spec, str(locate(folder)))
+    origin = locate(folder)
+    spec, weights = read(origin)
+    net = unpack(spec, weights, str(origin), allow)
+    check_own(net, spec, str(origin))
     return net, spec
 
 
