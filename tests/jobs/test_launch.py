@@ -575,7 +575,7 @@ def test_submitting_a_job_clears_nothing_yet(tmp_path):
 def test_a_job_that_overwrites_clears_older_traces_and_not_its_own_when_it_is_started_again(tmp_path):
     ours, older = Train(out=tmp_path, token="ours"), Train(out=tmp_path, token="older")
     for clearing, left in ((ours, True), (older, False)):
-        (tmp_path / "config.json").write_text('{"question": {}, "options": {"token": "ours"}}')
+        (tmp_path / "config.json").write_text('{"question": {"objective": "clean"}, "options": {"token": "ours"}}')
         (tmp_path / "checkpoint").mkdir(exist_ok=True)
         clearing._clear()
         assert (tmp_path / "config.json").exists() == (tmp_path / "checkpoint").exists() == left
