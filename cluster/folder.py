@@ -65,20 +65,25 @@ class RunFolder:
         (self.path / "driver.json").unlink(missing_ok=True)
         self._lock.release()
 
-    def settle(self, device: str) -> None:
+    def settle(self, device: str, *, begun: bool = True) -> None:
         """Count on this kind of device, now and whenever this folder is gone on with: another one rounds otherwise.
+
+        Args:
+            device: ``cpu`` or ``cuda``.
+            begun: whether anything was counted; until then it may be another one than was meant before.
 
         Raises:
             InputError: the folder was counted on another.
         """
         config = read_config(self.path)
-        if "device" not in config:
-            write_whole(self.path / "config.json", _text(config | {"device": device}))
-        elif config["device"] != device:
+        before = config.get("device")
+        if begun and before not in (None, device):
             raise InputError(
-                f"{self.path} was counted on {config['device']} so far, where a network rounds otherwise than on"
-                f" {device}: go on with --device {config['device']}"
+                f"{self.path} was counted on {before} so far, where a network rounds otherwise than on"
+                f" {device}: go on with --device {before}"
             )
+        if before != device:
+            write_whole(self.path / "config.json", _text(config | {"device": device}))
 
     def extend(self, results: Sequence[str]) -> None:
         """Take the new question in place of the one that it extends, if the folder holds such a one.

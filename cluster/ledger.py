@@ -75,8 +75,8 @@ class Ledger:
             self._held.release()
 
     def settle(self, device: str) -> None:
-        """See :meth:`cluster.folder.RunFolder.settle`."""
-        self._held.settle(device)
+        """See :meth:`cluster.folder.RunFolder.settle`; what was not begun to be counted is not settled."""
+        self._held.settle(device, begun=bool(self._whole))
 
     def extend(self) -> None:
         """A run that this one extends becomes this one; see :meth:`cluster.folder.RunFolder.extend`."""

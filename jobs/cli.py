@@ -19,19 +19,6 @@ from docstring_parser import DocstringStyle
 from ebsc.errors import EbscError, InputError, one_line
 from ebsc.files import FULL
 
-_parsed = docstring_parser.parse_from_object
-
-
-def _joined(obj: Any, style: DocstringStyle = DocstringStyle.AUTO) -> docstring_parser.Docstring:
-    """What is said of each option as one paragraph: tyro would begin a new one at every line that is indented."""
-    found = _parsed(obj, style)
-    for option in found.params:
-        option.description = " ".join((option.description or "").replace("``", "`").split()) or None
-    return found
-
-
-docstring_parser.parse_from_object = _joined  # tyro's only way to an option's text
-
 __all__ = ["COMMANDS", "load", "main", "parse", "start"]
 
 
@@ -153,6 +140,20 @@ COMMANDS = {
     "demo": "jobs.demo:Demo",
 }
 """Subcommands and where they are; only the one that is asked for is imported, as imports take seconds."""
+
+
+_parsed = docstring_parser.parse_from_object
+
+
+def _joined(obj: Any, style: DocstringStyle = DocstringStyle.AUTO) -> docstring_parser.Docstring:
+    """What is said of each option as one paragraph: tyro would begin a new one at every line that is indented."""
+    found = _parsed(obj, style)
+    for option in found.params:
+        option.description = " ".join((option.description or "").replace("``", "`").split()) or None
+    return found
+
+
+docstring_parser.parse_from_object = _joined  # tyro's only way to an option's text
 
 
 def load(name: str) -> Any:

@@ -65,7 +65,8 @@ class Release:
             raise InputError(f"{folder} is there already; --overwrite replaces it")
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise InputError(f"{folder} is no folder: a released model cannot replace it")
-        spec, weights = model.read(self.model)
+        origin = model.locate(self.model)
+        spec, weights = model.read(origin)
         if any(is_own(part["kind"]) for part in (spec.denoiser, spec.classifier)):
             raise InputError(f"{self.model} has networks of your own: a released model comes without code of its own")
         net, size = model.unpack(spec, weights, str(self.model)), len(weights)
@@ -81,7 +82,7 @@ class Release:
         part.mkdir()
         try:
             for name in ("model.json", "model.safetensors"):
-                write_whole(part / name, (model.locate(self.model) / name).read_bytes())
+                write_whole(part / name, (origin / name).read_bytes())
             for name, run in self._named.items():
                 keep(run, part / "runs" / name)
             entries = [read_entry(part / "runs" / name) for name in self._named]

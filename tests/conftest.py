@@ -17,7 +17,7 @@ def _beside(name: str) -> Path:
     """Data that lie beside the checkout, in development and in CI."""
     path = Path(__file__).parents[2] / "shared" / name
     if not path.exists():
-        pytest.skip(f"{path} is not there")
+        pytest.skip(f"{path} is not there: real data are not committed, and lie beside the checkout in CI only")
     return path
 
 

@@ -62,6 +62,19 @@ def test_what_is_appended_reaches_the_disk_at_once_or_within_a_second(tmp_path, 
         assert without_seconds(map(json.loads, lines.splitlines())) == RECORDS
 
 
+def test_the_device_is_settled_when_something_was_counted(tmp_path):
+    with Ledger(tmp_path, CONFIG) as ledger:
+        ledger.settle("cuda")  # where no worker could start, for example
+    with Ledger(tmp_path, CONFIG) as ledger:
+        ledger.settle("cpu")
+        ledger.append(RECORDS, np.zeros(3))
+    with Ledger(tmp_path, CONFIG) as ledger:
+        ledger.settle("cpu")
+        with pytest.raises(InputError, match="was counted on cpu so far"):
+            ledger.settle("cuda")
+    assert read_config(tmp_path) == CONFIG | {"device": "cpu"}
+
+
 def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path):
     fill(tmp_path)
     path = tmp_path / "ledger.jsonl"
