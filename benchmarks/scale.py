@@ -200,12 +200,12 @@ class SimulatedPool:
         heapq.heappush(self.events, (who.free + self.options.latency, self.sent, "answer", worker))
         self.resume()
 
-    def wait(self, seconds: float, settle: float) -> list[Reply]:
+    def wait(self, seconds: float, linger: float) -> list[Reply]:
         self.pause()
         replies: list[Reply] = []
         if self.events:
             # never later than the driver wants to be woken, and all that has come by then
-            self.now = max(self.now, min(self.events[0][0], self.now + seconds)) + settle
+            self.now = max(self.now, min(self.events[0][0], self.now + seconds)) + linger
         while self.events and self.events[0][0] <= self.now:
             _, number, kind, worker = heapq.heappop(self.events)
             if kind == "birth":

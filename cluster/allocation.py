@@ -62,13 +62,14 @@ class Allocation:
         if "SLURM_PROCID" not in os.environ or get("SLURM_STEP_NUM_TASKS", "1") != get("SLURM_JOB_NUM_NODES"):
             raise RunError("not in a SLURM step with one task on each node: use srun --ntasks-per-node=1")
         gpus = get("CUDA_VISIBLE_DEVICES") or get("SLURM_STEP_GPUS") or get("SLURM_JOB_GPUS") or ""
+        cpus = int(get("SLURM_CPUS_PER_TASK") or get("SLURM_CPUS_ON_NODE") or 1)
         return cls(
             job=f"{os.environ['SLURM_JOB_ID']}-{get('SLURM_RESTART_COUNT', '0')}",
             node=int(os.environ["SLURM_NODEID"]),
             nodes=int(os.environ["SLURM_JOB_NUM_NODES"]),
-            cpus=int(get("SLURM_CPUS_PER_TASK") or get("SLURM_CPUS_ON_NODE") or 1),
+            cpus=cpus,
             gpus=len([gpu for gpu in gpus.split(",") if gpu not in ("", "NoDevFiles")]),
-            memory=int(get("SLURM_MEM_PER_NODE") or 0),
+            memory=int(get("SLURM_MEM_PER_NODE") or 0) or cpus * int(get("SLURM_MEM_PER_CPU") or 0),
         )
 
 

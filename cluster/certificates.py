@@ -24,6 +24,8 @@ LOG = "certificates.tsv"
 FILES = ("certificates.parquet", LOG)
 """What answers the question of a run; moved away when the run is extended."""
 
+_COLUMNS = {"index", "label", "predicted", "outcome", "radius", "p_lower", "draws", "select", "counts", "seconds"}
+
 _LOGGED = np.dtype(
     [(name, "i8") for name in ("index", "label", "predicted")]
     + [(name, "f8") for name in ("radius", "rounding", "seconds")]
@@ -44,13 +46,14 @@ def outcomes(certificates: np.ndarray) -> dict[str, int]:
     }
 
 
-def write(folder: Path, certificates: np.ndarray, seconds: np.ndarray) -> None:
+def write(folder: Path, certificates: np.ndarray, seconds: np.ndarray, *, sound: bool = True) -> None:
     """Write ``certificates.parquet`` and ``certificates.tsv``, each whole or not at all.
 
     Args:
         folder: the run folder.
         certificates: of :meth:`ebsc.campaign.Campaign.certificates`.
         seconds: worker time spent on each image; the one column that differs between equal runs.
+        sound: whether they hold in floating point; the tab-separated form has no place to say that they do not.
     """
     names = [outcome.name.lower() for outcome in Outcome]
     columns = {
@@ -63,7 +66,8 @@ def write(folder: Path, certificates: np.ndarray, seconds: np.ndarray) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink, compression="zstd")
     write_whole(folder / "certificates.parquet", sink.getvalue().to_pybytes())
-    write_whole(folder / LOG, to_tsv(certificates, seconds).encode())
+    if sound:
+        write_whole(folder / LOG, to_tsv(certificates, seconds).encode())
 
 
 def to_tsv(certificates: np.ndarray, seconds: np.ndarray) -> str:
@@ -157,6 +161,8 @@ def read(folder: str | Path) -> np.ndarray:
         }
         columns["outcome"] = np.array([names[name] for name in columns["outcome"]], dtype=np.int8)
         del columns["seconds"]
+        if words := [name for name, column in columns.items() if column.dtype.kind not in "biuf"]:
+            raise ValueError(f"{', '.join(words)} is no number")
         return structured(**columns)
     except (KeyError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{folder}/certificates.parquet is not that of a certification: {one_line(error)}") from error
@@ -168,19 +174,19 @@ def seconds(folder: str | Path) -> np.ndarray:
     Raises:
         InputError: the run is not finished, or the file is damaged.
     """
-    try:
-        return _table(folder)["seconds"].to_numpy()
-    except KeyError:
-        raise InputError(f"{folder}/certificates.parquet is not that of a certification: no seconds") from None
+    return _table(folder)["seconds"].to_numpy()
 
 
 def _table(folder: str | Path) -> pa.Table:
     path = Path(folder) / "certificates.parquet"
     try:
-        return pq.read_table(path)
+        table = pq.read_table(path)
     except FileNotFoundError:
         raise InputError(
             f"{folder} is not finished: certificates.parquet is missing; start its command again"
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
+    if missing := _COLUMNS - {*table.column_names}:
+        raise InputError(f"{path} is not that of a certification: no {', '.join(sorted(missing))}")
+    return table

@@ -116,7 +116,7 @@ class Driver:
         while not self.campaign.done:
             self._faults.present(len(self.pool))
             self._send()
-            answers = [self._receive(reply) for reply in self.pool.wait(1.0, self._settle)]
+            answers = [self._receive(reply) for reply in self.pool.wait(1.0, self._linger)]
             self._record(self.campaign.merge_all([answer for answer in answers if answer]))
             now = self._clock()
             self._estimate(now)
@@ -129,7 +129,7 @@ class Driver:
                 reported = now
 
     @property
-    def _settle(self) -> float:
+    def _linger(self) -> float:
         """Seconds to wait for more replies, which are merged in one vectorised call; each worker has a unit waiting."""
         workers = max(1, len(self.pool))
         plenty = min(1.0, self.campaign.queued / (workers * FIRST_UNIT))
@@ -197,8 +197,9 @@ class Driver:
 
     def _straggler(self, worker: int) -> Unit | None:
         """The unit handed out longest ago, if that is STRAGGLER times what this idle worker would need."""
-        others = [flight for flight in self._out.values() if worker not in flight.workers]
-        oldest = min(others, key=lambda flight: flight.since, default=None)
+        others = (flight for flight in self._out.values() if worker not in flight.workers)
+        mine = (flight for flight in others if self._faults.may_have(worker, flight.unit, 0.0))
+        oldest = min(mine, key=lambda flight: flight.since, default=None)
         if oldest is None:
             return None
         needed = max(oldest.unit.draws / self._speed[worker], SHORT)

@@ -16,7 +16,11 @@ import filelock
 from ebsc.errors import InputError
 from ebsc.files import lock, make_folder, write_whole
 
-__all__ = ["RunFolder", "alive", "clear", "flat", "holder", "read_config"]
+__all__ = ["OLDER", "RunFolder", "alive", "clear", "flat", "holder", "read_config"]
+
+
+OLDER = "cpu"
+"""Where runs were counted that do not say it: those made before 29 November 2026, all on CPUs."""
 
 
 class RunFolder:
@@ -65,7 +69,7 @@ class RunFolder:
         (self.path / "driver.json").unlink(missing_ok=True)
         self._lock.release()
 
-    def settle(self, device: str, *, begun: bool = True) -> None:
+    def pin(self, device: str, *, begun: bool = True) -> None:
         """Count on this kind of device, now and whenever this folder is gone on with: another one rounds otherwise.
 
         Args:
@@ -76,13 +80,13 @@ class RunFolder:
             InputError: the folder was counted on another.
         """
         config = read_config(self.path)
-        before = config.get("device")
-        if begun and before not in (None, device):
+        before = config.get("device", OLDER) if begun else config.get("device")
+        if begun and before != device:
             raise InputError(
                 f"{self.path} was counted on {before} so far, where a network rounds otherwise than on"
                 f" {device}: go on with --device {before}"
             )
-        if before != device:
+        if config.get("device") != device:
             write_whole(self.path / "config.json", _text(config | {"device": device}))
 
     def extend(self, results: Sequence[str]) -> None:
@@ -100,8 +104,8 @@ class RunFolder:
                 write_whole(kept / name, (self.path / name).read_bytes())
         for name in found:  # before there is a new question, which they do not answer
             (self.path / name).unlink()
-        settled = {name: value for name, value in read_config(self.path).items() if name == "device"}
-        write_whole(self.path / "config.json", _text(self._config | settled))
+        pinned = {name: value for name, value in read_config(self.path).items() if name == "device"}
+        write_whole(self.path / "config.json", _text(self._config | pinned))
         self._extends = False
 
     def _free(self, earlier: Path) -> Path:

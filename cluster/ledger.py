@@ -74,9 +74,9 @@ class Ledger:
         finally:
             self._held.release()
 
-    def settle(self, device: str) -> None:
-        """See :meth:`cluster.folder.RunFolder.settle`; what was not begun to be counted is not settled."""
-        self._held.settle(device, begun=bool(self._whole))
+    def pin(self, device: str) -> None:
+        """See :meth:`cluster.folder.RunFolder.pin`; what was not begun to be counted is not pinned."""
+        self._held.pin(device, begun=bool(self._whole))
 
     def extend(self) -> None:
         """A run that this one extends becomes this one; see :meth:`cluster.folder.RunFolder.extend`."""

@@ -55,8 +55,8 @@ class Pool(Protocol):
     def send(self, worker: int, unit: Unit) -> None:
         """Hand a unit to a worker; returns at once."""
 
-    def wait(self, seconds: float, settle: float = 0.0) -> list[Reply]:
-        """Replies that have come; waits for the first at most ``seconds``, and ``settle`` for more."""
+    def wait(self, seconds: float, linger: float = 0.0) -> list[Reply]:
+        """Replies that have come; waits for the first at most ``seconds``, and ``linger`` for more."""
 
     def retire(self, worker: int) -> None:
         """Lose a worker that fails unit after unit, and have another one in its place where that is possible."""
@@ -93,6 +93,7 @@ class LocalPool:
 
     def __init__(self, assignment: Assignment) -> None:
         self._worker = Worker(assignment)
+        self._worker.ready()
         self._unit: Unit | None = None
 
     def __len__(self) -> int:
@@ -104,7 +105,7 @@ class LocalPool:
     def send(self, worker: int, unit: Unit) -> None:
         self._unit = unit
 
-    def wait(self, seconds: float, settle: float = 0.0) -> list[Reply]:
+    def wait(self, seconds: float, linger: float = 0.0) -> list[Reply]:
         if self._unit is None:
             return []
         unit, self._unit = self._unit, None
@@ -179,7 +180,7 @@ class RayPool:
         self._load.add(worker, 1)
         self._pending[self._actors[worker].count.remote(unit)] = (worker, unit)
 
-    def wait(self, seconds: float, settle: float = 0.0) -> list[Reply]:
+    def wait(self, seconds: float, linger: float = 0.0) -> list[Reply]:
         if self._workers is None and time.monotonic() - self._looked >= RESIZE_EVERY:
             self._fill()
         waiting = [*self._pending, *self._starting]
@@ -189,7 +190,7 @@ class RayPool:
             return []
         ready, _ = self._ray.wait(waiting, num_returns=1, timeout=seconds)
         if ready and len(waiting) > 1:
-            time.sleep(settle)
+            time.sleep(linger)
             ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
         replies: list[Reply] = []
         for ref in ready:
@@ -205,11 +206,12 @@ class RayPool:
         try:
             self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
-            if getattr(error, "actor_init_failed", False):
-                cause = one_line(str(error).strip().splitlines()[-1])
-                asked = f"{InputError.__module__}.{InputError.__name__}: "
-                kind = InputError if cause.startswith(asked) else RunError
-                raise kind(f"a worker cannot start: {cause.removeprefix(asked)}") from None
+            cause = getattr(
+                error, "cause", None
+            )  # its own exception; others, as those of a bad GPU, need not be each worker's
+            if isinstance(cause, InputError) or (cause and not len(self)):
+                kind = InputError if isinstance(cause, InputError) else RunError
+                raise kind(f"a worker cannot start: {one_line(cause)}") from None
             self._stillborn += 1
             if self._stillborn > STILLBORN * max(1, len(self._actors)):
                 raise RunError(f"workers die before they are ready; the last one: {one_line(error)}") from None

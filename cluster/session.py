@@ -47,7 +47,7 @@ def ray_session(address: str | None = None, cpus: float = 1) -> Iterator[None]:
         else:
             cores = max(cpu_count(), ceil(cpus))
             ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RunError(f"no Ray at {address or 'this machine'}: {one_line(error)}") from error
     try:
         yield
@@ -73,7 +73,7 @@ def open_pool(
     cpus: float = 1,
     gpus: float | None = None,
     address: str | None = None,
-    settle: Callable[[str], None] = lambda device: None,
+    pin: Callable[[str], None] = lambda device: None,
 ) -> Iterator[Pool]:
     """A pool of workers for as long as the context lasts.
 
@@ -83,13 +83,13 @@ def open_pool(
         cpus: CPUs of each.
         gpus: GPUs of each, or a fraction; None is 1 where the cluster has GPUs and the device allows, else 0.
         address: see :func:`ray_session`.
-        settle: told which kind of device all of them count on, ``cpu`` or ``cuda``, before one starts.
+        pin: told which kind of device all of them count on, ``cpu`` or ``cuda``, before one starts.
 
     Raises:
         InputError: the cluster has no room for them.
     """
     if workers == 0:
-        settle(pick(assignment.device).type)
+        pin(pick(assignment.device).type)
         yield LocalPool(assignment)
         return
     with ray_session(address, (workers or 1) * cpus):
@@ -101,7 +101,7 @@ def open_pool(
         if assignment.device == "auto":
             # all must be of one kind, and Ray neither hides a GPU from them nor knows whether torch can use it
             assignment = replace(assignment, device="cuda" if gpus else "cpu")
-        settle(assignment.device)
+        pin(assignment.device)
         asked = wants(cpus, gpus)
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         if (workers or 1) > (fit := room(nodes, asked)):

@@ -4,6 +4,7 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -69,29 +70,43 @@ class Worker:
     """
 
     def __init__(self, assignment: Assignment, batch: int | None = None) -> None:
+        self._assignment = assignment
+        self._first_batch = batch or assignment.batch
+
+    @cached_property
+    def _voter(self) -> Voter:
+        assignment = self._assignment
         if assignment.threads:
             torch.set_num_threads(assignment.threads)
         model = unpack(assignment.spec, assignment.weights, allow=[top(name) for name in assignment.code])
         for name, checksum in code(assignment.spec).items():
             if checksum != assignment.code[name]:
                 raise InputError(f"{name} on {platform.node()} is not the {name} that this run was started with")
-        self._voter = Voter(
+        return Voter(
             model.plain() if assignment.plain else model,
             assignment.images,
             levels=assignment.levels,
             n_classes=assignment.spec.n_classes,
             device=pick(assignment.device),
             precision=assignment.precision,
-            batch=batch or assignment.batch,
+            batch=self._first_batch,
             compiled=assignment.compiled,
             walk=assignment.walk,
         )
 
-    def ready(self) -> None:
-        """Answers when this worker can count."""
+    def ready(self) -> int:
+        """The micro-batch, once the network is loaded: not when an actor starts, as Ray would give its errors no type.
+
+        Raises:
+            InputError: this worker cannot count what was assigned, nor could another one.
+        """
+        return self._voter.batch
 
     def count(self, unit: Unit) -> Tally:
-        """Votes of a unit. Out of memory, it goes on with half the micro-batch: counts do not depend on it."""
+        """Votes of a unit. Out of memory, it goes on with half the micro-batch.
+
+        Counts are the same on CPUs for micro-batches of four images or more; elsewhere a last bit may differ.
+        """
         started = time.perf_counter()
         while True:
             try:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Gradient", "ascend", "project", "unit"]
+__all__ = ["Gradient", "ascend", "project", "unit", "within"]
 
 Gradient = Callable[[Float[Tensor, "*shape"]], Float[Tensor, "*shape"]]
 """Points -> the gradient of what the attack wants to grow."""
@@ -30,6 +30,13 @@ def project(
     return delta * (epsilon / length).clamp(max=1)
 
 
+def within(
+    x: Float[Tensor, "*batch channel height width"], epsilon: float | Float[Tensor, "*#batch 1 1 1"]
+) -> Callable[[Tensor], Tensor]:
+    """Takes points to images in [0, 1] no further than epsilon from x."""
+    return lambda point: x + project(point.clamp(0, 1) - x, epsilon)
+
+
 @torch.no_grad()
 def ascend(
     gradient: Gradient,
@@ -49,7 +56,7 @@ def ascend(
         x: where to start.
         steps: how many.
         step: L2 length of one.
-        onto: takes points to allowed ones, for example to the ball of :func:`project`.
+        onto: takes points to allowed ones, for example those of :func:`within`.
 
     >>> start = torch.zeros(1, 1, 1, 2)
     >>> ascend(torch.ones_like, start, steps=3, step=1.0, onto=lambda p: project(p, 2.0)).norm()

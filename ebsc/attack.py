@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 
-from ebsc.ascent import ascend, project, unit
+from ebsc.ascent import ascend, unit, within
 from ebsc.budgets import Sequential
 from ebsc.campaign import Campaign
+from ebsc.device import compiling
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
 from ebsc.objectives import Labels, Logits, Network, expected_cross_entropy
@@ -81,7 +82,10 @@ class Attacker:
         self._bfloat16 = bfloat16
 
     def attack(self, images: Pixels, labels: Int64[np.ndarray, " row"], radii: Radii, seed: int) -> Pixels:
-        """Images of the lattice within the L2 balls of these radii (pixels on [0, 1]), away from their labels."""
+        """Images of the lattice within the L2 balls of these radii (pixels on [0, 1]), away from their labels.
+
+        ``seed`` is that of the noise that the attack sees, and of its restarts.
+        """
         generator = torch.Generator(self._device).manual_seed(seed)
         targets = torch.from_numpy(labels).to(self._device)
         ball = torch.from_numpy(radii).float().to(self._device)[:, None, None, None]
@@ -110,13 +114,13 @@ class Attacker:
             noise = self._noise(x, self._how.draws, generator)
             return self._network.gradient(_tempered_cross_entropy, noise, targets, temperature)(point)
 
-        with self._precision(), torch._dynamo.config.patch(recompile_limit=256):
+        with self._precision(), compiling():
             return ascend(
                 gradient,
                 start,
                 steps=self._how.steps,
                 step=2.5 * ball / self._how.steps,
-                onto=lambda point: x + project(point.clamp(0, 1) - x, ball),
+                onto=within(x, ball),
             )
 
     def _logits(self, x: Tensor, noise: Tensor) -> Logits:

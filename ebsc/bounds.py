@@ -120,10 +120,10 @@ def floor_radius(value: float, digits: int = 3) -> str:
 
     >>> floor_radius(0.4996), f"{0.4996:.3}"
     ('0.499', '0.5')
-    >>> floor_radius(0.29)
-    '0.290'
+    >>> floor_radius(1.001)
+    '1.001'
     """
-    # truncate the shortest decimal that reads back as the number: floor(1000 * 0.29) / 1000 would print 0.289
+    # truncate the shortest decimal that reads back as the number: floor(1000 * 1.001) / 1000 would print 1.000
     whole, _, fraction = np.format_float_positional(value, unique=True, trim="k").partition(".")
     return f"{whole}.{fraction[:digits]:0<{digits}}"
 

@@ -1,19 +1,26 @@
 """How many draws an image may use, what they certify at each look, and when they are enough."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Shaped
 
-from ebsc.bounds import clopper_pearson_lower, clopper_pearson_upper, equivalent_probability, required_probability
+from ebsc.bounds import (
+    clopper_pearson_lower,
+    clopper_pearson_upper,
+    equivalent_probability,
+    radius,
+    required_probability,
+)
 from ebsc.errors import InputError
 from ebsc.noise import BLOCK
 
-__all__ = ["Budget", "Fixed", "Sequential", "Standing", "Tolerance"]
+__all__ = ["Budget", "Fixed", "Sequential", "Standing", "Tolerance", "budget_of"]
 
 Rows = Int64[np.ndarray, " row"]
 Probabilities = Float64[np.ndarray, " row"]
@@ -105,6 +112,15 @@ class Budget(ABC):
         # the likeliest of the others has no more votes than the rival: the bound of the rival's votes holds for it, too
         upper = clopper_pearson_upper(standing.rival, draws, alpha / 2)
         return equivalent_probability(lower, np.minimum(upper, 1 - lower))
+
+    def largest_radius(self, sigma: float) -> float:
+        """That of an image of which every vote is for one class: no radius beyond it can be certified.
+
+        >>> round(Fixed(n=100_000).largest_radius(1.0), 3), round(Sequential(radii=(0.0,)).largest_radius(1.0), 3)
+        (3.811, 3.804)
+        """
+        all_won = Standing(np.array([self.n]), np.array([0]), np.array([len(self.looks) - 1]))
+        return float(radius(self.bound(all_won), sigma)[0])
 
     @abstractmethod
     def judge(
@@ -246,3 +262,19 @@ class Sequential(Budget):
         if self.tolerance and self.tolerance.acr is not None:  # where in between two radii matters too
             wanted = np.ones(len(p_lower), dtype=bool)
         return plausible > certified, wanted & (standing.look < len(self.looks) - 1)
+
+
+def budget_of(stated: Mapping[str, Any]) -> Budget:
+    """The budget that a config.json states: ``{"kind": "fixed" or "sequential", **attributes}``.
+
+    Raises:
+        KeyError, TypeError: it states none.
+    """
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()
+    }
+    if options.pop("kind") == "fixed":
+        return Fixed(**options)
+    if options.get("tolerance"):
+        options["tolerance"] = Tolerance(**options["tolerance"])
+    return Sequential(**options)

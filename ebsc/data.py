@@ -243,7 +243,7 @@ def _npz(path: Path, split: Split) -> Dataset:
             both = [arrays[name] for name in ("train_labels", "test_labels") if name in arrays]
             levels = int(arrays["levels"]) if "levels" in arrays else 255
     except KeyError as error:
-        raise InputError(f"{path}: no array {error}; wanted are {split}_images and {split}_labels") from error
+        raise InputError(f"{path}: an array is missing; wanted are {split}_images and {split}_labels") from error
     except Exception as error:  # a missing, truncated, pickled or foreign file
         raise InputError(f"{path}: not a readable .npz data set ({one_line(error)})") from error
     for array in (labels, *both):
@@ -269,10 +269,13 @@ def _npz(path: Path, split: Split) -> Dataset:
 
 
 def _to_lattice(images: np.ndarray, levels: int) -> np.ndarray:
-    """Floats that are integers over ``levels`` as ``uint8``; all others as ``float32``, off the lattice."""
-    pixels = np.rint(images * levels)
+    """Floats that are integers over ``levels``, but for rounding, as ``uint8``; all others as ``float32``, off it."""
+    scaled = images.astype(np.float64) * levels
+    pixels = np.rint(scaled)
     if not images.size or (
-        np.abs(images * levels - pixels).max() < 1e-3 and 0 <= pixels.min() <= pixels.max() <= levels
+        images.itemsize >= 4  # float16 is coarser than the lattice of 255 levels is fine
+        and np.abs(scaled - pixels).max() < 1e-4
+        and 0 <= pixels.min() <= pixels.max() <= levels
     ):
         return pixels.astype(np.uint8)
     return images.astype(np.float32)

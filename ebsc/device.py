@@ -2,13 +2,14 @@
 
 import platform
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
 
 from ebsc.errors import InputError
 
-__all__ = ["Device", "as_graph", "out_of_memory", "pick"]
+__all__ = ["Device", "as_graph", "compiling", "out_of_memory", "pick"]
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -27,6 +28,11 @@ def pick(device: Device) -> torch.device:
 def as_graph(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:
     """The function compiled as one graph for each shape that it sees, or as it is. Needs a C++ compiler on a CPU."""
     return torch.compile(function, fullgraph=True, dynamic=False) if wanted else function
+
+
+def compiling(**more: Any) -> AbstractContextManager[None]:
+    """While compiled functions run: networks and shapes of one process share code, and dynamo stops at 8 of them."""
+    return torch._dynamo.config.patch(recompile_limit=256, **more)
 
 
 def out_of_memory(error: Exception) -> bool:

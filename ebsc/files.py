@@ -8,10 +8,16 @@ import filelock
 
 from ebsc.errors import InputError
 
-__all__ = ["FULL", "lock", "make_folder", "write_whole"]
+__all__ = ["FULL", "lock", "make_folder", "refused", "write_whole"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk without room: no mistake of whoever gave the command."""
+
+
+def refused(error: OSError, said: str) -> Exception:
+    """What to raise where a file cannot be written: a full disk is no mistake of whoever gave the command."""
+    return error if error.errno in FULL else InputError(f"{said}: {error.strerror or error}")
+
 
 REQUEUED = 180.0
 """Seconds for which a requeued job waits for a lock: a file server keeps that of a dead node for its lease."""
@@ -22,6 +28,7 @@ def make_folder(folder: Path, what: str) -> None:
 
     Raises:
         InputError: it cannot be made or written to.
+        OSError: the disk is full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +36,7 @@ def make_folder(folder: Path, what: str) -> None:
         write_whole(probe, b"")
         probe.unlink()
     except OSError as error:
-        raise InputError(f"cannot write the {what} {folder}: {error.strerror}") from error
+        raise refused(error, f"cannot write the {what} {folder}") from error
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:

@@ -18,7 +18,7 @@ from ebsc import classifier, energy, own
 from ebsc.energy import Energy
 from ebsc.errors import InputError, one_line
 from ebsc.estimator import EmpiricalBayes
-from ebsc.files import make_folder, write_whole
+from ebsc.files import make_folder, refused, write_whole
 from ebsc.networks import UNet
 
 __all__ = [
@@ -63,8 +63,8 @@ class ModelSpec:
         classifier: ``{"kind": name, **options}`` of :mod:`ebsc.classifier`; or ``module:factory``, called as
             ``factory(shape, n_classes, **options)``.
         training: how the weights came to be; free.
-        storage: of the weights in ``model.safetensors``; float16 halves it. The network computes in float32 with what
-            is stored, so that a certificate is one of the stored weights, and the checksum names those.
+        storage: of the weights in ``model.safetensors``; float16 halves it. Whatever votes loads what is stored, so
+            that a certificate is one of the stored weights, and the checksum names those.
         sha256: checksum of ``model.safetensors``.
 
     Raises:
@@ -221,6 +221,7 @@ def save(folder: str | Path, model: Ebsc, spec: ModelSpec) -> None:
 
     Raises:
         InputError: the folder cannot be written, or the specification is not that of the model.
+        OSError: the disk is full.
     """
     folder = Path(folder)
     spec, weights = pack(model, spec)
@@ -232,7 +233,7 @@ def save(folder: str | Path, model: Ebsc, spec: ModelSpec) -> None:
         write_whole(folder / "model.safetensors", weights)
         write_whole(folder / "model.json", head + b"\n")
     except OSError as error:
-        raise InputError(f"cannot write the model {folder}: {error.strerror}") from error
+        raise refused(error, f"cannot write the model {folder}") from error
 
 
 def released() -> list[str]:
@@ -294,7 +295,9 @@ def read(folder: str | Path) -> tuple[ModelSpec, bytes]:
         raise InputError(f"{folder} is not a model folder: {Path(error.filename).name} is missing") from error
     except InputError as error:
         raise InputError(f"{folder}/model.json: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}/model.json cannot be read: {one_line(repr(error))}") from error
 
 

@@ -39,6 +39,8 @@ class UNet(nn.Module):
     def __init__(self, shape: tuple[int, int, int], sigma: float, width: int = 32, depth: int = 1) -> None:
         super().__init__()
         check_width(width)
+        if depth < 0:
+            raise InputError(f"the depth must not be negative, not {depth}")
         channels, height, width_px = shape
         self.crop = (height, width_px)
         self.pad = (0, -width_px % 4, 0, -height % 4)

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss, softmax
 
-from ebsc.ascent import Gradient, ascend, project
+from ebsc.ascent import Gradient, ascend, project, within
 from ebsc.device import as_graph
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
@@ -186,7 +186,7 @@ def smoothadv(
         x,
         steps=steps,
         step=2 * epsilon / steps,
-        onto=lambda point: x + project(point.clamp(0, 1) - x, epsilon),
+        onto=within(x, epsilon),
     )
     logits = f(point)
     if slope:

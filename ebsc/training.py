@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from ebsc.data import Dataset
-from ebsc.device import as_graph
+from ebsc.device import as_graph, compiling
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
 from ebsc.noise import check_seed, perturb
@@ -109,7 +109,10 @@ class Schedule:
         ema: decay of the exponential moving average of the weights, which is what training returns.
         precision: of the network; ``bfloat16`` by autocast. The weights stay float32.
         compile: compile the network, its gradients and those of the attack; needs a C++ compiler on a CPU.
-        seed: of the order of images and the noise.
+        seed: of the order of images and the noise; the energy's also of the first weights of both networks.
+
+    Raises:
+        InputError: a value that is not allowed.
     """
 
     steps: int = 9000
@@ -262,8 +265,7 @@ class Trainer:
         # batch normalisation changes its statistics half-way through a step
         self._before = {f"module.{name}": buffer.clone() for name, buffer in self._buffers.items()}
         bfloat16 = self.schedule.precision == "bfloat16"
-        # every phase compiles the same functions for other shapes, and DDP's own splitting does not know torch.func
-        config = torch._dynamo.config.patch(recompile_limit=256, optimize_ddp=False)
+        config = compiling(optimize_ddp=False)  # DDP's own splitting does not know torch.func
         with torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16), config:
             scalars = self._loss(self._batch())
             loss = scalars["loss"]

@@ -75,12 +75,16 @@ def accuracy(model: Ebsc, data: Dataset, *, seed: int = 0, device: torch.device 
 def pictures(
     model: Ebsc, data: Dataset, count: int = 8, *, seed: int = 0, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "3 image channel height width"]:
-    """The first images of a data set, on the CPU: clean x, noisy y = x + sigma eps, and xhat(y)."""
+    """The first images of a data set, on the CPU: clean x, noisy y = x + sigma eps, and xhat(y).
+
+    Of images that have no colours, the first channel.
+    """
     first = data.take(np.arange(min(count, len(data.labels))))
     model.eval()
     with torch.no_grad():
         rows = [torch.stack([x, y, model.denoiser(y)]) for x, y, _ in _noisy_batches(first, model.sigma, seed, device)]
-        return torch.cat(rows, 1).cpu()
+    found = torch.cat(rows, 1).cpu()
+    return found if found.shape[2] in (1, 3) else found[:, :, :1]
 
 
 def _noisy_batches(data: Dataset, sigma: float, seed: int, device: torch.device | str) -> Iterator[tuple[Tensor, ...]]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from ebsc.campaign import Campaign, Unit
-from ebsc.device import as_graph
+from ebsc.device import as_graph, compiling, out_of_memory
 from ebsc.errors import InputError, RunError, one_line
 from ebsc.model import Ebsc
 from ebsc.noise import BLOCK, Normals, Stream, check_exact, perturb
@@ -108,8 +108,7 @@ class Voter:
         Raises:
             RunError: the network's outputs are not finite.
         """
-        # every voter of a process compiles the same code: more than dynamo's limit of 8 would be refused
-        with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=256):
+        with torch.no_grad(), compiling():
             votes = torch.cat([self._classify(batch) for batch in self._batches(unit)])
         spans = np.repeat(np.arange(len(unit.spans)), unit.spans["stop"] - unit.spans["start"])
         classes = votes.cpu().numpy()[: len(spans)]
@@ -159,13 +158,33 @@ class Voter:
             with torch.no_grad():
                 logits = self._scores(self._batch[:1])
         except RuntimeError as error:
+            if out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+                raise
             raise InputError(f"the model does not take images of shape {shape}: {one_line(error)}") from error
         if logits.shape != (1, self.n_classes):
             raise InputError(f"the model has {logits.shape[1]} classes, the data {self.n_classes}")
+        self._check_independent()
+
+    def _check_independent(self) -> None:
+        """A vote must not depend on the other draws of its micro-batch, as it does by batch statistics."""
+        some = torch.linspace(-1, 2, 8 * self._batch[0].numel(), device=self.device, dtype=self._batch.dtype)
+        batch = some[torch.randperm(len(some), generator=torch.Generator().manual_seed(0))].view(
+            8, *self._batch.shape[1:]
+        )
+        with torch.no_grad():
+            alone, among = (self._scores(torch.cat([batch[:1], others])) for others in (batch[1:], 0.1 * batch[1:]))
+        if (alone[0] - among[0]).abs().max() > 0.01 * alone[0].abs().max():
+            raise InputError(
+                "the model's answer to an image depends on the others of its batch: its votes prove nothing"
+            )
 
 
 def certify(campaign: Campaign, voter: Voter) -> np.ndarray:
-    """Count all that a campaign needs, in this process; see :meth:`ebsc.campaign.Campaign.certificates`."""
+    """Count all that a campaign needs, in this process; see :meth:`ebsc.campaign.Campaign.certificates`.
+
+    Raises:
+        RunError: the network's outputs are not finite.
+    """
     while units := campaign.next_units(16_384):
         for unit in units:
             campaign.merge(unit, voter.count(unit))

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -240,9 +241,9 @@ class _Evaluation:
         for first in range(0, len(standing), self._attack.batch):
             part = standing[first : first + self._attack.batch]
             path = self._attack.folder / "batches" / f"{number}-{first}.npz"
-            if path.exists():
-                with np.load(path) as kept:
-                    parts.append((kept["found"], kept["images"]))
+            with suppress(OSError, ValueError):  # what is damaged is found again
+                found, images = attacked.arrays(path, "found", "images")
+                parts.append((found, images))
                 continue
             parts.append(self._batch(number, part, radii))
             sink = io.BytesIO()

@@ -1,6 +1,8 @@
 """What an attack found, on disk: ``attack.parquet`` and ``adversarial.npz``, a line an image and radius."""
 
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
 from jobs.options import parse_radii
 
-__all__ = ["FOUND", "Attacked", "Empirical", "empirical", "grid", "of_run", "read", "standing", "write"]
+__all__ = ["FOUND", "Attacked", "Empirical", "arrays", "empirical", "grid", "of_run", "read", "standing", "write"]
 
 FOUND = np.dtype([("row", "i8"), ("radius", "f8"), ("length", "f8"), ("predicted", "i8"), ("certain", "?")])
 """What came of the attack on one image: the radius allowed, the length used, the prediction there, and whether it is
@@ -73,13 +75,26 @@ def read(folder: Path) -> Attacked:
         lines = np.zeros(table.num_rows, dtype=_LINES)
         for name in _LINES.names or ():
             lines[name] = table[name].to_numpy()
-        with (folder / "adversarial.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            images = arrays["images"]
+        (images,) = arrays(folder / "adversarial.npz", "images")
         if len(images) != len(lines):
             raise ValueError(f"{len(lines)} lines but {len(images)} images")
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{folder} is not that of a finished attack: {one_line(error)}") from error
     return Attacked(lines=lines, images=images)
+
+
+def arrays(path: Path, *names: str) -> list[np.ndarray]:
+    """Arrays of an npz file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or does not have them.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            return [found[name] for name in names]
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise ValueError(f"{path.name} is damaged: {one_line(error)}") from error
 
 
 def grid(radii: str) -> tuple[float, ...]:

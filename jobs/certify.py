@@ -22,7 +22,7 @@ from cluster.pool import Pool, RayPool
 from cluster.session import open_pool
 from cluster.worker import Assignment
 from ebsc import data, model
-from ebsc.bounds import clopper_pearson_lower, floor_radius, radius
+from ebsc.bounds import floor_radius
 from ebsc.budgets import Budget, Fixed, Sequential, Tolerance
 from ebsc.campaign import Campaign
 from ebsc.data import Dataset, Split
@@ -191,7 +191,7 @@ class Certify:
             check_exact(spec.sigma, chosen.levels)
         campaign = Campaign(chosen.labels, spec.n_classes, spec.sigma, budget=budget, images=indices, seed=self.seed)
         folder = self.folder
-        reach = _reach(budget, spec.sigma)
+        reach = budget.largest_radius(spec.sigma)
         if isinstance(budget, Sequential) and min(budget.radii) > reach:
             at_most = f"certify at most {floor_radius(reach)} at sigma {spec.sigma:g}"
             raise InputError(f"no radius asked for can be certified: {budget.n} draws {at_most}")
@@ -212,18 +212,17 @@ class Certify:
                         cpus=self.cpus_per_worker,
                         gpus=self.gpus_per_worker,
                         address=self.address,
-                        settle=ledger.settle,
+                        pin=ledger.pin,
                     ) as pool,
                 ):
                     ledger.extend()  # not before it is known to be whole, and that somebody can count
                     Driver(campaign, pool, ledger, _show(reporter, folder, pool)).run()
             ledger.extend()  # where nothing was left to draw
-            seconds = Counter[int]()
+            seconds: Counter[int] = Counter()
             for record in ledger.read():
                 seconds[record["image"]] += record["seconds"]
-            certificates.write(
-                folder, campaign.certificates(), np.array([seconds[image] for image in indices.tolist()])
-            )
+            spent = np.array([seconds[image] for image in indices.tolist()])
+            certificates.write(folder, campaign.certificates(), spent, sound=chosen.on_lattice)
         _summarise(campaign, folder)
 
     def _name(self, spec: ModelSpec) -> str:
@@ -313,12 +312,6 @@ class Certify:
         )
 
 
-def _reach(budget: Budget, sigma: float) -> float:
-    """The largest radius that the budget can certify: that of an image of which every vote is for one class."""
-    alpha = budget.alpha / 2 if budget.two_sided else budget.alpha
-    return float(radius(clopper_pearson_lower(budget.n, budget.n, alpha), sigma))
-
-
 def _extended(budget: Budget, word: str) -> Budget:
     """The budget that one word of --extend makes of this one."""
     name, _, value = word.partition("=")
@@ -361,7 +354,7 @@ def _summarise(campaign: Campaign, folder: Path) -> None:
     print(f"{images:,} images: {', '.join(f'{count:,} {end}' for end, count in ends)}")
     acr = floor_radius(float(table["radius"][right].sum() / images))
     print(f"{int(right.sum()):,} of {images:,} certified with the right class; average certified radius {acr}")
-    if isinstance(budget, Sequential) and max(budget.radii) > (reach := _reach(budget, campaign.sigma)):
+    if isinstance(budget, Sequential) and max(budget.radii) > (reach := budget.largest_radius(campaign.sigma)):
         print(f"radii above {floor_radius(reach)} are out of reach of {budget.n:,} draws: they say 0.0 in a table")
     beside = f"; a fixed budget takes {fixed:,}, {fixed / campaign.draws:.1f} times as many"
     print(f"{campaign.draws:,} draws{beside * isinstance(budget, Sequential)}")

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ebsc import data, model
-from ebsc.budgets import Sequential
-from ebsc.errors import InputError
 from ebsc.training import Schedule
 from jobs.certify import Certify
 from jobs.entries import side_by_side
@@ -48,27 +46,28 @@ class Demo:
 
     def run(self) -> None:
         """Run the demo."""
-        Sequential(radii=parse_radii(_RADII), n=self.n)  # says what is wrong with n before anything is trained
         folder = self.out / "model"
-        if not (folder / "model.json").exists():
-            print(
-                f"1. Learn the energy of digits under noise of sigma {self.sigma:g}, and a linear classifier.",
-                flush=True,
-            )
-            schedule, head = Schedule(steps=self.steps), Schedule(steps=3000, learning_rate=1e-3, clip=1.0)
-            Train(sigma=self.sigma, out=folder, energy=schedule, head=head).run()
-        else:
-            print(f"1. The model is there: {folder}", flush=True)
-        net, spec = model.load(folder)
-        if spec.sigma != self.sigma:
-            raise InputError(f"{folder} has sigma {spec.sigma:g}, not {self.sigma:g}: give another --out")
-        print("\n2. Certify the test split: plain smoothing, then the EBSC.", flush=True)
-        runs = [(self.out / "plain", True), (self.out / "ebsc", False)]
-        for run_folder, plain in runs:
+        certifications = [  # made before anything is trained, as they say what is wrong with their options
             Certify(
-                model=folder, run_folder=run_folder, plain=plain, radii=_RADII, n=self.n, workers=self.workers
-            ).run()
-        entries = side_by_side([run_folder for run_folder, _ in runs])
+                model=folder,
+                run_folder=self.out / name,
+                plain=name == "plain",
+                radii=_RADII,
+                n=self.n,
+                workers=self.workers,
+            )
+            for name in ("plain", "ebsc")
+        ]
+        print(
+            f"1. Learn the energy of digits under noise of sigma {self.sigma:g}, and a linear classifier.", flush=True
+        )
+        energy, head = Schedule(steps=self.steps), Schedule(steps=3000, learning_rate=1e-3, clip=1.0)
+        Train(sigma=self.sigma, out=folder, energy=energy, head=head).run()
+        print("\n2. Certify the test split: plain smoothing, then the EBSC.", flush=True)
+        for certification in certifications:
+            certification.run()
+        net, _ = model.load(folder)
+        entries = side_by_side([certification.folder for certification in certifications])
         curves(entries, self.out / "curve.png")
         denoised(net, data.load("digits", "test"), self.out / "denoised.png")
         table = render(entries, parse_radii(_RADII))

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from cluster import certificates
 from cluster.folder import read_config
+from ebsc.budgets import budget_of
 from ebsc.errors import InputError
 
 __all__ = [
@@ -40,6 +42,9 @@ class Entry:
         radius: certified radius where the certificate is for the right class, else 0, shape (N,).
         abstained: whether an image has no certificate, shape (N,).
         sigma, n, alpha: of the run; None where a log does not say.
+        reach: the largest radius that its budget can certify; infinite where a log does not say.
+        extends: how many tables of smaller budgets it was extended from.
+        precision: of the network that voted; empty where a log does not say.
         draws: spent on each image, shape (N,); None where a log does not say.
         rounding: how far each radius may be from the true one by rounding in print, shape (N,); None for our runs,
             whose radii are exact.
@@ -59,6 +64,9 @@ class Entry:
     sigma: float | None = None
     n: int | None = None
     alpha: float | None = None
+    reach: float = inf
+    extends: int = 0
+    precision: str = ""
     draws: np.ndarray | None = None
     rounding: np.ndarray | None = None
     decided: tuple[float, ...] | None = None
@@ -152,6 +160,9 @@ def _read_run(folder: Path) -> Entry:
             sigma=_number(question["sigma"]),
             n=_number(budget["n"]),
             alpha=budget["alpha"],
+            reach=budget_of(budget).largest_radius(question["sigma"]),
+            extends=len(budget.get("extends", ())),
+            precision=question["precision"],
             draws=table["draws"],
             decided=tuple(budget["radii"]) if "radii" in budget else None,
             tolerance=budget.get("tolerance"),

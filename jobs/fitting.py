@@ -28,6 +28,9 @@ class Watch:
         log: steps between lines of metrics.jsonl and points in TensorBoard.
         looks: how many times to show denoised pictures, and to certify the held-out images quickly.
         save: seconds between saved states; a signal of SLURM saves one too.
+
+    Raises:
+        InputError: a value that is not allowed.
     """
 
     log: int = 50

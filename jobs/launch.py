@@ -19,7 +19,7 @@ import torch
 
 from ebsc.device import Device
 from ebsc.errors import EbscError, InputError, RunError, one_line
-from ebsc.files import make_folder, write_whole
+from ebsc.files import make_folder, refused, write_whole
 from jobs.states import ask, states, table, wait
 
 __all__ = ["Cluster", "Command", "Job", "OnStop", "Slurm", "dispatch", "processes", "sbatch_text"]
@@ -73,6 +73,9 @@ class Slurm:
         requeues: How many time limits a job may reach.
         wait: Stay until all is over, and show the states; exit status 1 if anything failed.
         dry_run: Show the sbatch script, and submit nothing.
+
+    Raises:
+        InputError: a value that is not allowed.
     """
 
     partition: str | None = None
@@ -300,7 +303,9 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
         with submitit.helpers.clean_env(), executor.batch():
             os.environ |= keep
             jobs += [executor.submit(Job(command)) for command in commands]
-    except (submitit.core.utils.FailedJobError, OSError) as error:
+    except OSError as error:
+        raise refused(error, "the job was not accepted") from error
+    except submitit.core.utils.FailedJobError as error:
         raise InputError(f"the job was not accepted: {one_line(error)}") from error
     if cluster == "debug":  # runs when it is asked for its result
         for job in jobs:
@@ -371,8 +376,11 @@ def _save_and_wait(save: Callable[[], None]) -> None:
     _in_thread(save)
     deadline = time.monotonic() + GRACE
     while time.monotonic() < deadline:
-        # the first process asks for all: srun ends the others with it
-        if os.environ["SLURM_PROCID"] == "0" and ask("squeue", "-h", "-j", _number(), "-o", "%T") != ["RUNNING"]:
+        # the first process asks for all: srun ends the others with it; no answer decides nothing
+        if os.environ["SLURM_PROCID"] == "0" and ask("squeue", "-h", "-j", _number(), "-o", "%T") not in (
+            [],
+            ["RUNNING"],
+        ):
             break
         time.sleep(1)
     sys.exit(128 + signal.SIGTERM)

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from cluster import certificates
-from cluster.folder import RunFolder
+from cluster.folder import OLDER, RunFolder
 from cluster.ledger import KEPT, LEDGER, Record, recorded, write
 from ebsc import data
 from ebsc.errors import InputError, RunError
@@ -70,19 +70,18 @@ class Merge:
             campaign, seconds = replayed(question, images, labels, table["select"].shape[1], records)
         except ValueError as error:
             raise RunError(f"the runs have changed while they were merged: {error}") from error
-        devices = {config["device"] for config in configs if "device" in config}
+        devices = {config.get("device", OLDER) for config in configs}
         if len(devices) > 1:
             raise InputError("these runs were counted on CPUs and on GPUs, where a network rounds differently")
         parts = [{"run": str(run), **config} for run, config in zip(self.runs, configs, strict=True)]
         said = configs[0]["options"] | {"run_folder": str(self.into), "images": question["images"]}
         config = {"question": question, "options": said, "provenance": provenance(), "merged": parts}
-        if devices:
-            config["device"] = devices.pop()
+        config["device"] = devices.pop()
         with RunFolder(self.into, config, *certificates.FILES, LEDGER, KEPT):
             finished = (self.into / "certificates.parquet").exists()
             if not (finished and any((self.into / name).exists() for name in (LEDGER, KEPT))):
                 write(self.into, records)
-                certificates.write(self.into, campaign.certificates(), seconds)
+                certificates.write(self.into, campaign.certificates(), seconds, sound=question["lattice"])
         print(f"{len(images):,} images written to {self.into}; {show_with(self.into)}")
 
     def _side_by_side(self, questions: Sequence[dict[str, Any]], index: np.ndarray) -> dict[str, Any]:

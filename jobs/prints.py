@@ -11,7 +11,7 @@ from typing import Literal
 from tabulate import tabulate
 
 from ebsc.errors import InputError
-from ebsc.files import FULL, write_whole
+from ebsc.files import refused, write_whole
 
 __all__ = [
     "Format",
@@ -144,9 +144,7 @@ def write_output(path: Path, data: bytes, what: str = "") -> None:
     try:
         write_whole(path, data)
     except OSError as error:
-        if error.errno in FULL:
-            raise
-        raise InputError(f"cannot write {what}{path}: {error.strerror}") from error
+        raise refused(error, f"cannot write {what}{path}") from error
 
 
 def check_figure(path: Path) -> None:

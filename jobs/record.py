@@ -140,8 +140,6 @@ class Logbook:
         if self._board:
             from torchvision.utils import make_grid  # loads the compiler: seconds, for commands that train nothing
 
-            if rows.shape[2] not in (1, 3):
-                rows = rows[:, :, :1]  # the first channel, of images that have no colours
             grid = make_grid(rows.flatten(0, 1).clamp(0, 1), nrow=rows.shape[1])
             self._board.add_image("clean, noisy, estimate", grid, step)
 

@@ -3,6 +3,7 @@
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,7 +87,8 @@ class Release:
             for name, run in self._named.items():
                 keep(run, part / "runs" / name)
             entries = [read_entry(part / "runs" / name) for name in self._named]
-            text = card(self.name, net, spec, entries, parse_radii(self.radii), size)
+            questions = [certification(run)["question"] for run in self.runs]
+            text = card(self.name, net, spec, entries, questions, parse_radii(self.radii), size)
             write_whole(part / "README.md", text.encode())
             if folder.exists():
                 folder.rename(before)
@@ -121,18 +123,30 @@ class Release:
                 )
 
 
-def card(name: str, net: Ebsc, spec: ModelSpec, entries: list[Entry], radii: tuple[float, ...], size: int) -> str:
+def card(
+    name: str,
+    net: Ebsc,
+    spec: ModelSpec,
+    entries: list[Entry],
+    questions: Sequence[dict[str, Any]],
+    radii: tuple[float, ...],
+    size: int,
+) -> str:
     """The model card, in Markdown: all of it follows from the model's folder and its runs."""
-    training = spec.training
+    how = [f"--precision {one['precision']}" + " --compile" * one["compile"] for one in questions]
+    data, training = spec.training.get("data", "unknown"), spec.training
+    if "objective" not in training.get("options", ()):  # not that of `ebsc train`: it is free
+        training = {}
     denoiser, classifier = dict(spec.denoiser), dict(spec.classifier)
     known = len(training.get("options", {}).get("classes", ())) or spec.n_classes
     facts = {
         "model": f"{_part(denoiser)} as denoiser, {_part(classifier)} as classifier;"
         f" {sum(p.numel() for p in net.parameters()):,} parameters",
         "noise": f"sigma {spec.sigma:g}, pixels on [0, 1], on the lattice of {spec.levels} levels",
-        "data": f"{training.get('data', 'unknown')}, training split; SHA-256 of images and labels"
-        f" `{training.get('checksum', 'unknown')}`",
+        "data": f"{data}, training split; SHA-256 of images and labels `{spec.training.get('checksum', 'unknown')}`",
         **_training(training),
+        "votes": f"by the network with {', '.join(f'`{one}`' for one in dict.fromkeys(how))}; with another precision it"
+        " is another function",
         "weights": f"`model.safetensors`, {spec.storage}, {size:,} bytes, SHA-256 `{spec.sha256}`",
     }
     steps, origin = _commands(training), training.get("started_from")
@@ -143,7 +157,7 @@ def card(name: str, net: Ebsc, spec: ModelSpec, entries: list[Entry], radii: tup
     table = render(common_images(entries), radii, "markdown")
     return f"""# {name}
 
-An empirical Bayes smoothed classifier (arXiv 2005.04504) of {training.get("data", "unknown")} images: it votes over
+An empirical Bayes smoothed classifier (arXiv 2005.04504) of {data} images: it votes over
 Gaussian noise, and its certificates are L2 radii. Made by `ebsc release`.
 
 {tabulate(facts.items(), ["", ""], tablefmt="github", disable_numparse=True)}
@@ -168,13 +182,13 @@ ebsc table runs/* --radii {",".join(map(spelled, radii))}
 ## Use
 
 ```sh
-ebsc certify {name} --images ::20 --n 10000
+ebsc certify {name} --images ::20 --n 10000 {how[0]}
 ```
 
 ```python
 from ebsc import model
 
-# net(y): logits of f(xhat(y)) for images y under noise of sigma {spec.sigma:g}
+# net(y): logits of f(xhat(y)) for images y under noise of sigma {spec.sigma:g}, in float32
 net, spec = model.load("{name}")
 ```
 

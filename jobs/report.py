@@ -269,7 +269,11 @@ def _headlines(entries: Sequence[Entry], radii: Sequence[float], rho: float) -> 
         yield name, f"{floor_percent(best.accuracy(radius), images)} %", of(best)
     if alphas := {entry.alpha for entry in rows if entry.alpha is not None}:
         false = false_certificates(images, max(alphas), rho)
-        yield "Wrong certificates of a run", f"at most {false} of {images:,}", f"with probability {all_but(rho)}"
+        yield (
+            "Wrong certificates of a run",
+            f"at most {false} of {images:,}",
+            f"with probability {all_but(min(len(rows) * rho, 1.0))}",
+        )
 
 
 if __name__ == "__main__":

@@ -56,8 +56,6 @@ def certification(folder: Path) -> dict[str, Any]:
     question = config["question"]
     if "log" in question:
         raise InputError(f"{folder} is an imported log: it holds radii, and no votes")
-    if isinstance(question.get("images"), list):
-        raise InputError(f"{folder} was merged before 29 November 2026: merge its runs again, into another folder")
     wrong = [name for name, kind in _QUESTION.items() if not isinstance(question.get(name), kind)]
     wrong += ["options"] * (not isinstance(config.get("options"), dict))
     if wrong:

@@ -170,17 +170,16 @@ def _result(ticket: dict) -> str:
 
 
 def _progress(folder: Path) -> tuple[str, str]:
-    """How far a training is by its last line, a certification by its ledger."""
+    """How far a training is by its last line, a certification by its status."""
     lines = read_lines(folder / "metrics.jsonl")
     if lines:
         last = lines[-1]
         seen = {name: line[name] for line in lines for name in ("acr", "accuracy", "loss") if name in line}
         figures = ", ".join(f"{name} {value:.4g}" for name, value in seen.items())
         return f"{last['part']} {last['step']}/{last['steps']}", figures
-    ledger = folder / "ledger.jsonl"
-    if ledger.exists():
-        looks = ledger.read_bytes().count(b"\n")
-        return f"{looks:,} looks", ""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        status = json.loads((folder / "status.json").read_bytes())
+        return f"{status['settled']:,}/{status['images']:,} images", ""
     return "", ""
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import ROUND_UP, Context
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,8 @@ from jobs.options import parse_radii
 from jobs.prints import Format, all_but, ceil_percent, check_figure, check_rho, floor_percent, put, spelled, typeset
 
 __all__ = ["Comparison", "Table", "compare", "notes", "render"]
+
+_LEVEL = Context(prec=1, rounding=ROUND_UP)
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,10 @@ def compare(
         more += _pairs(entries, radii)
         said.append(
             "Pairs: images that only the first row certifies : only the other, with the rounding of logs in the other's"
-            " favour; in brackets the level of a sign test (McNemar's, exact, two-sided). It is of one pair at one"
-            " radius: among many, small ones come by chance. ACR, where both have a fixed budget: that of the first"
-            " row less the other's, and in brackets the standard error of this mean over images; logs as they stand."
+            " favour; in brackets the level of a sign test (McNemar's, exact, two-sided), rounded up. It is of one pair"
+            " at one radius: among many, small ones come by chance. ACR, where both have a fixed budget: that of the"
+            " first row less the other's, rounded towards 0, and in brackets the standard error of this mean over"
+            " images; logs as they stand."
         )
     return Comparison(head, body + more, best + [set() for _ in more], said)
 
@@ -117,10 +121,11 @@ def _pairs(entries: list[Entry], radii: tuple[float, ...]) -> Iterator[list[str]
 def _pair(one: Entry, other: Entry, radius: float) -> str:
     """How many images only one of two rows certifies at a radius, and how likely that is if neither is the better.
 
-    Empty where a row did not decide that radius.
+    Empty where a row did not decide that radius, or not for all images, or could not certify it whatever the votes.
     """
-    if any(entry.decided is not None and radius not in entry.decided for entry in (one, other)):
-        return ""
+    for entry in (one, other):
+        if radius > entry.reach or entry.tolerance or (entry.decided is not None and radius not in entry.decided):
+            return ""
     (least, most), (their_least, their_most) = (
         [entry.by_image(reached) for reached in entry.reaching(radius)] for entry in (one, other)
     )
@@ -130,7 +135,8 @@ def _pair(one: Entry, other: Entry, radius: float) -> str:
     level, ours, theirs = max((_sign_test(*split), *split) for split in splits)
     if len({np.sign(ours - theirs) for ours, theirs in splits}) > 1:
         level = 1.0
-    return f"{ours}:{theirs} ({'<1e-99' if level < 1e-99 else format(level, '.1g')})"
+    shown = "<1e-99" if level < 1e-99 else format(float(_LEVEL.create_decimal_from_float(level)), ".1g")
+    return f"{ours}:{theirs} ({shown})"
 
 
 def _sign_test(ours: int, theirs: int) -> float:
@@ -148,7 +154,7 @@ def _acr_difference(one: Entry, other: Entry) -> str:
     if len(more) < 2:
         return ""
     error = more.std(ddof=1) / np.sqrt(len(more))
-    return f"{more.mean():+.3f} ({ceil_radius(error)})"
+    return f"{'-' if more.mean() < 0 else '+'}{floor_radius(abs(more.mean()))} ({ceil_radius(error)})"
 
 
 def _spreads(entries: list[Entry], radii: tuple[float, ...]) -> Iterator[list[str]]:
@@ -262,6 +268,8 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
     logs = [entry.name for entry in entries if entry.published]
     if logs:
         notes.append(_rounding_note(logs, entries, radii))
+    if coarse := [entry.name for entry in entries if entry.precision not in ("", "float32")]:
+        notes.append(f"The networks voted in bfloat16, not float32, which is another function: {_some(coarse)}.")
     for entry in entries:
         if entry.decided is not None:
             missing = ", ".join(spelled(radius) for radius in radii if radius not in entry.decided)
@@ -278,6 +286,11 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
                 " at most, and by what the futility level gave up. Images whose candidate is wrong got few draws: its"
                 " abstain is too high."
             )
+        if entry.extends:
+            notes.append(
+                f"{entry.name} was extended: the best of it and what it was before, chosen after seeing them, is wrong"
+                f" with probability up to {entry.extends + 1} alpha."
+            )
         if entry.two_sided:
             notes.append(f"{entry.name} certifies with a bound on the strongest other class too (two-sided).")
         if entry.plain:
@@ -288,13 +301,16 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
     return notes
 
 
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} of the rows"
+
+
 def _rounding_note(logs: list[str], entries: list[Entry], radii: tuple[float, ...]) -> str:
     """What rounding in print does to the rows that are logs."""
     images = len(entries[0].index)
-    which = ", ".join(logs) if len(logs) <= 3 else f"{len(logs)} of the rows"
     gaps = {radius: max(most - least for least, most in (e.accuracies(radius) for e in entries)) for radius in radii}
     worst = max(gaps, key=lambda radius: gaps[radius])
-    note = f"Published logs, whose radii are rounded to nearest in print and are taken as they stand: {which}."
+    note = f"Published logs, whose radii are rounded to nearest in print and are taken as they stand: {_some(logs)}."
     if gaps[worst]:
         points = f"{ceil_percent(gaps[worst], images)} points (r={spelled(worst)})"
         note += (

@@ -50,6 +50,7 @@ def test_a_task_knows_its_node_and_what_it_has_of_it(step):
         ({}, "cpus", 16),
         ({"SLURM_CPUS_ON_NODE": None}, "cpus", 1),
         ({}, "memory", 0),
+        ({"SLURM_MEM_PER_CPU": "500"}, "memory", 8000),
         ({}, "gpus", 0),
         ({"CUDA_VISIBLE_DEVICES": ""}, "gpus", 0),
         ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, "gpus", 0),

@@ -85,6 +85,12 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path, table):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match="cannot be read"):
         certificates.read(tmp_path)
-    pq.write_table(pa.table({"index": [1, 2]}), path)
-    with pytest.raises(InputError, match="not that of a certification"):
-        certificates.read(tmp_path)
+    certificates.write(tmp_path, table, SECONDS)
+    whole = pq.read_table(path)
+    text = pa.array(["far"] * len(whole))
+    spoilt = [pa.table({"index": [1, 2]}), whole.drop_columns(["label"]), whole.drop_columns(["radius"])]
+    spoilt.append(spoilt[-1].append_column("radius", text))
+    for one in spoilt:
+        pq.write_table(one, path)
+        with pytest.raises(InputError, match="not that of a certification"):
+            certificates.read(tmp_path)

@@ -68,7 +68,7 @@ class Pool:
         self.sent.append((worker, unit))
         self.deepest = max(self.deepest, len(self.busy[worker]))
 
-    def wait(self, seconds, settle=0.0):
+    def wait(self, seconds, linger=0.0):
         ready = [worker for worker, units in self.busy.items() if units]
         return [reply for worker in ready if self.random.random() < 0.7 for reply in self.reply(worker)]
 
@@ -166,9 +166,9 @@ def test_the_loss_of_a_node_with_most_of_the_workers_stops_nothing(tmp_path, lef
     class Node(Pool):
         """All but the first so many workers are lost at once, with all of their units, before one has counted."""
 
-        def wait(self, seconds, settle=0.0):
+        def wait(self, seconds, linger=0.0):
             node = [worker for worker, units in self.busy.items() if left <= worker < 9 and units]
-            return [reply for worker in node for reply in self.reply(worker)] or super().wait(seconds, settle)
+            return [reply for worker in node for reply in self.reply(worker)] or super().wait(seconds, linger)
 
     pool = Node(9, fate=lambda worker, unit: "lose" if left <= worker < 9 else "count")
     table, _ = certify(tmp_path / "node", pool, Fixed(n=4_000), images=200)
@@ -268,10 +268,10 @@ def test_finished_looks_are_on_disk_while_the_run_goes_on(tmp_path: Path):
     seen = []
 
     class Watching(Pool):
-        def wait(self, seconds, settle=0.0):
+        def wait(self, seconds, linger=0.0):
             path = tmp_path / "ledger.jsonl"
             seen.append(path.read_bytes().count(b"\n") if path.exists() else 0)
-            return super().wait(seconds, settle)
+            return super().wait(seconds, linger)
 
     certify(tmp_path, Watching(1))
     assert sorted(set(seen)) == list(dict.fromkeys(seen))  # it only grows
@@ -293,7 +293,7 @@ class Clocked(Pool):
         begin = max([self.now, *(end for end, who, _ in self.due if who == worker)])
         self.due.append((begin + self.pace(worker, unit), worker, unit))
 
-    def wait(self, seconds, settle=0.0):
+    def wait(self, seconds, linger=0.0):
         end, worker, unit = min(self.due, key=lambda entry: entry[0])
         if end > self.now + seconds:
             self.now += seconds
@@ -359,6 +359,22 @@ def test_a_unit_is_taken_over_by_the_fastest_of_the_idle_workers(tmp_path, speed
         pool.now = 1000.0
         driver._send()
     assert [worker for worker, _ in pool.sent] == [3, speeds.index(1000.0)]
+
+
+def test_a_unit_is_not_taken_over_by_a_worker_that_it_failed_on(tmp_path):
+    work = campaign(images=1)
+    (unit,) = work.next_units(10_000, limit=1)
+    pool = Clocked(2, lambda worker, unit: 1.0)
+    with Ledger(tmp_path, {"question": {}}) as ledger:
+        driver = Driver(work, pool, ledger, clock=lambda: pool.now)
+        driver._faults.counted(0, 256)
+        driver._hand(0, unit)
+        driver._hand(1, unit)
+        driver._receive(Reply(unit, 1, error="ValueError: a bad GPU"))
+        pool.busy[1].clear()
+        driver._speed, pool.now = {0: 1.0, 1: 1000.0}, 1000.0
+        driver._send()
+    assert [worker for worker, _ in pool.sent] == [0, 1]
 
 
 def test_the_second_answer_to_a_unit_is_dropped(tmp_path):

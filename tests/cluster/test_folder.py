@@ -54,12 +54,20 @@ def test_the_first_configuration_stays_when_the_rest_changes(tmp_path):
 
 def test_it_is_counted_on_one_kind_of_device_alone(tmp_path):
     with opened(tmp_path) as folder:
-        folder.settle("cuda")
+        folder.pin("cuda", begun=False)
     assert read_config(tmp_path) == CONFIG | {"device": "cuda"}
     with opened(tmp_path) as folder:
-        folder.settle("cuda")
+        folder.pin("cuda")
         with pytest.raises(InputError, match=r"counted on cuda so far, .* go on with --device cuda"):
-            folder.settle("cpu")
+            folder.pin("cpu")
+
+
+def test_what_was_counted_before_devices_were_recorded_was_counted_on_cpus(tmp_path):
+    with opened(tmp_path) as folder:
+        with pytest.raises(InputError, match="counted on cpu so far"):
+            folder.pin("cuda")
+        folder.pin("cuda", begun=False)
+    assert read_config(tmp_path) == CONFIG | {"device": "cuda"}
 
 
 def test_what_makes_no_sense_without_a_configuration_is_refused_and_left(tmp_path):

@@ -64,14 +64,14 @@ def test_what_is_appended_reaches_the_disk_at_once_or_within_a_second(tmp_path, 
 
 def test_the_device_is_settled_when_something_was_counted(tmp_path):
     with Ledger(tmp_path, CONFIG) as ledger:
-        ledger.settle("cuda")  # where no worker could start, for example
+        ledger.pin("cuda")  # where no worker could start, for example
     with Ledger(tmp_path, CONFIG) as ledger:
-        ledger.settle("cpu")
+        ledger.pin("cpu")
         ledger.append(RECORDS, np.zeros(3))
     with Ledger(tmp_path, CONFIG) as ledger:
-        ledger.settle("cpu")
+        ledger.pin("cpu")
         with pytest.raises(InputError, match="was counted on cpu so far"):
-            ledger.settle("cuda")
+            ledger.pin("cuda")
     assert read_config(tmp_path) == CONFIG | {"device": "cpu"}
 
 

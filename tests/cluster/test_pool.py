@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.pool import DEPTH, Load, RayPool, room
+from ebsc.errors import InputError, RunError
 
 
 def expected(busy):
@@ -67,7 +68,7 @@ class Ray:
     )
 
     def __init__(self):
-        self.batches, self.doomed = [], set()
+        self.batches, self.doomed, self.fails = [], set(), {}
 
     def remote(self, **resources):
         return lambda worker: SimpleNamespace(remote=self.start)
@@ -85,6 +86,10 @@ class Ray:
     def get(self, reference):
         if reference in self.doomed:
             raise self.exceptions.OutOfMemoryError
+        if reference in self.fails:
+            error = self.exceptions.RayTaskError()
+            error.cause = self.fails[reference]
+            raise error
 
     def kill(self, actor):
         pass
@@ -105,3 +110,28 @@ def test_workers_lost_for_memory_at_a_time_halve_the_micro_batch_once(monkeypatc
     ray.doomed = set(pool._pending)
     pool.wait(0.0)
     assert ray.batches[16:] == [64]
+
+
+@pytest.mark.parametrize(("cause", "kind"), [(InputError("weights"), InputError), (RuntimeError("no GPU"), RunError)])
+def test_a_worker_that_cannot_start_stops_a_run_that_nobody_counts_for(monkeypatch, cause, kind):
+    ray = Ray()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    pool = RayPool(SimpleNamespace(batch=256), 2)
+    ray.fails = {next(iter(pool._starting)): cause}
+    with pytest.raises(kind, match=f"a worker cannot start: {cause}"):
+        pool.wait(0.0)
+
+
+def test_a_worker_that_cannot_start_is_replaced_while_others_count(monkeypatch):
+    ray = Ray()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    pool = RayPool(SimpleNamespace(batch=256), 2)
+    pool.wait(0.0)
+    pool.send(0, SimpleNamespace())
+    ray.doomed = set(pool._pending)
+    pool.wait(0.0)  # one is lost, its successor lands on the same bad GPU
+    ray.fails = dict.fromkeys(pool._starting, RuntimeError("CUDA error"))
+    pool.wait(0.0)
+    assert len(ray.batches) == 4
+    pool.wait(0.0)
+    assert len(pool) == 2

@@ -16,13 +16,20 @@ class Assignment:
     device: str = "auto"
 
 
+class RayError(Exception):
+    pass
+
+
 class Ray(SimpleNamespace):
     """As much of Ray as a session needs: one node of 4 CPUs and 2 GPUs, and one of 4 CPUs."""
 
     def __init__(self, connected):
-        super().__init__(is_initialized=lambda: connected, shutdown=lambda: None, inits=[])
+        super().__init__(is_initialized=lambda: connected, shutdown=lambda: None, inits=[], wrong=None)
+        self.exceptions = SimpleNamespace(RayError=RayError)
 
     def init(self, *where, **options):
+        if self.wrong:
+            raise self.wrong
         self.inits.append((where, options))
 
     def cluster_resources(self):
@@ -57,7 +64,7 @@ def test_workers_are_all_of_one_kind(monkeypatch, device, gpus, found):
     told: list[str] = []
     with (
         opened(monkeypatch),
-        session.open_pool(Assignment(device), gpus=gpus, settle=told.append) as (taken, workers, resources),
+        session.open_pool(Assignment(device), gpus=gpus, pin=told.append) as (taken, workers, resources),
     ):
         assert ((taken, resources), workers) == (found, None)
     assert told == [taken]
@@ -84,6 +91,14 @@ def test_the_ray_that_this_process_has_comes_first(monkeypatch):
         assert ray.inits == []
     with opened(monkeypatch, connected=False), pytest.raises(RunError, match="no Ray at 127"), session.ray_session():
         pass
+
+
+def test_a_ray_that_lets_nobody_in_is_one_line(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with opened(monkeypatch, connected=False) as ray:
+        ray.wrong = RayError("no token\nwas found")
+        with pytest.raises(RunError, match="no Ray at this machine: no token was found"), session.ray_session():
+            pass
 
 
 @pytest.mark.parametrize(("asked", "told"), [(1, 2), (2.7, 3), (8, 8)])

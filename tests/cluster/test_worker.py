@@ -46,7 +46,7 @@ def test_a_plain_worker_leaves_the_denoiser_out(assignment):
 def test_threads_are_what_the_assignment_says(assignment):
     before = torch.get_num_threads()
     try:
-        Worker(replace(assignment, threads=3))
+        Worker(replace(assignment, threads=3)).ready()
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -88,8 +88,8 @@ def test_a_worker_that_finds_other_code_than_the_driver_does_not_count(tmp_path,
     images = data.load("digits", "test").images[:2]
     assignment = Assignment(spec=spec, weights=weights, images=images, levels=16, code={"some_nets": "another"})
     with pytest.raises(InputError, match=r"some_nets on .* is not the some_nets that this run was started with"):
-        Worker(assignment)
-    Worker(replace(assignment, code=model.code(spec)))
+        Worker(assignment).ready()
+    Worker(replace(assignment, code=model.code(spec))).ready()
     with pytest.raises(InputError, match="allow it with --allow some_nets"):
-        Worker(replace(assignment, code={}))
+        Worker(replace(assignment, code={})).ready()
     del sys.modules["some_nets"]

@@ -139,6 +139,10 @@ def test_other_floats_stay_floats_and_are_marked(tmp_path):
     np.testing.assert_array_equal(own.images, floats.astype(np.float32))
 
 
+def test_floats_as_coarse_as_the_lattice_are_not_taken_for_it(tmp_path):
+    assert not data.load(npz(tmp_path, (PIXELS / 255).astype(np.float16)), "test").on_lattice
+
+
 def test_a_test_split_that_lacks_the_last_class_has_it_all_the_same(tmp_path):
     path = npz(tmp_path, labels=np.zeros(6, np.int64), train_images=PIXELS, train_labels=LABELS)
     assert data.load(path, "test").n_classes == data.load(path, "train").n_classes == 4

@@ -37,6 +37,18 @@ def test_a_write_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path, m
     assert contents(tmp_path) == {"a": b"one"}
 
 
+def test_a_full_disk_is_nobodys_mistake(tmp_path, monkeypatch):
+    def fail(*words):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        make_folder(tmp_path / "folder", "run folder")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write the run folder .*Not a directory|File exists"):
+        make_folder(tmp_path / "file", "run folder")
+
+
 def test_what_is_no_ordinary_file_is_written_to_and_stays(tmp_path):
     pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
     os.mkfifo(pipe)

@@ -229,7 +229,7 @@ def test_a_write_that_fails_leaves_the_old_model_and_no_part_of_the_new(tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(OSError, match="No space left"):
         written(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -95,6 +95,24 @@ def test_images_that_the_model_does_not_take_are_refused():
             Voter(model(), pixels, levels=16, n_classes=10)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), torch.AcceleratorError("no device")])
+def test_what_a_device_lacks_is_not_blamed_on_the_images(monkeypatch, error):
+    def fail(*words):
+        raise error
+
+    monkeypatch.setattr(Voter, "_scores", fail)
+    with pytest.raises(type(error)):
+        Voter(model(), images(), levels=16, n_classes=10)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_network_that_looks_at_the_whole_batch_is_refused(precision):
+    normalised = torch.nn.BatchNorm2d(1, affine=False, track_running_stats=False)  # in eval() too
+    net = Ebsc(model().denoiser, torch.nn.Sequential(normalised, model().classifier), SIGMA)
+    with pytest.raises(InputError, match="depends on the others of its batch"):
+        Voter(net, images(), levels=16, n_classes=10, precision=precision)
+
+
 def test_noise_that_would_not_be_exact_is_refused_on_the_lattice_alone():
     net = Ebsc(model().denoiser, model().classifier, 700.0)
     off = data.load("digits", "test").off_lattice().images[:3]

@@ -82,7 +82,8 @@ def test_it_goes_on_from_what_it_has_found(attacked, tmp_path):
     copy = type(place)(shutil.copytree(place.folder, tmp_path / "place"))
     folder = copy.run / "attack"
     (folder / "attack.parquet").unlink()
-    (folder / "batches" / "1-0.npz").unlink()
+    cut = folder / "batches" / "1-0.npz"
+    cut.write_bytes(cut.read_bytes()[:-40])
     calls, genuine = 0, Attacker.attack
 
     def counting(*words):
@@ -96,6 +97,19 @@ def test_it_goes_on_from_what_it_has_found(attacked, tmp_path):
     assert calls == 1
     assert again.out.replace(str(copy.folder), "") == done.out.replace(str(place.folder), "")
     assert found(folder) == found(place.run / "attack")
+
+
+def test_damaged_pictures_are_one_line(attacked, tmp_path):
+    place, _ = attacked
+    copy = type(place)(shutil.copytree(place.folder, tmp_path / "place"))
+    path = copy.run / "attack" / "adversarial.npz"
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for spoilt in (whole[:middle], whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]):
+        path.write_bytes(spoilt)
+        done = tiny.cli("plot", copy.run, "-o", tmp_path / "curve.png")
+        assert (done.status, done.err.count("\n")) == (2, 1)
+        assert "is not that of a finished attack: adversarial.npz is damaged" in done.err
 
 
 def test_every_certified_image_is_attacked_at_its_own_radius(place):

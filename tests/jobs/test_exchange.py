@@ -102,6 +102,7 @@ def test_a_run_goes_out_in_the_fields_form_rounded_down(place):
 
 def test_certificates_that_are_not_sound_do_not_go_out(place):
     tiny.cli(*place.certify("--no-lattice", out="float"))
+    assert not (place.folder / "float" / "certificates.tsv").exists(), "it has no place to say so"
     result = tiny.cli("export", place.folder / "float")
     assert (result.status, result.out) == (2, "")
     assert "not sound" in result.err

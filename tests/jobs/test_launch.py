@@ -441,6 +441,17 @@ def test_after_sigterm_a_job_that_slurm_does_not_end_ends_by_itself(slurm, tmp_p
     assert (saved, end.value.code) == ([True], 143)
 
 
+def test_no_answer_of_squeue_does_not_end_a_job_that_is_preempted(slurm, tmp_path, monkeypatch):
+    """As of a controller that is busy: not before SLURM says something, or GRACE is over."""
+    course(slurm, tmp_path, "", "", "COMPLETING\n")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setattr(launch.time, "sleep", lambda seconds: None)
+    with pytest.raises(SystemExit):
+        launch._save_and_wait(lambda: None)
+    assert len((tmp_path / "asked").read_text().splitlines()) == 3
+
+
 def test_a_job_on_its_way_back_to_the_queue_is_waited_for(slurm, tmp_path):
     failed, pending, done = "77|NODE_FAIL|n1|None\n", "77|PENDING||BeginTime\n", "77|COMPLETED|n2|None\n"
     course(slurm, tmp_path, failed, pending, failed, done)

@@ -110,6 +110,7 @@ def test_the_card_says_what_one_must_know(place, released):
         "sigma 0.25",
         "| 200 ",
         "0.001",
+        "by the network with `--precision float32`",
         "What is a guarantee",
         "Intended use and limits",
     ):
@@ -123,6 +124,17 @@ def test_the_commands_of_the_card_rebuild_its_table(released, monkeypatch):
     assert tiny.cli("verify", f"runs/{NAME}", *verify[1].split()).status == 0
     again = tiny.cli("table", f"runs/{NAME}", *table[1].split(), "--format", "markdown").out
     assert again in text
+
+
+def test_the_card_of_a_model_that_ebsc_did_not_train_says_so(place, shelf):
+    net, spec = model.load(place.model)
+    model.save(place.folder / "other", net, replace(spec, training={"data": "digits", "options": {"lr": 0.1}}))
+    run = place.folder / "new"
+    words = ["--workers", 0, "--images", "::60", "--n", 200, "-o", run]
+    assert tiny.cli("certify", place.folder / "other", *words).status == 0
+    done = tiny.cli("release", place.folder / "other", "--run", run, "--name", "o", "--into", shelf)
+    assert done.status == 0, done.err
+    assert "# how it was trained is not recorded" in (shelf / "o" / "README.md").read_text()
 
 
 def test_the_card_of_a_trained_model_says_recipe_seed_and_cost(place, shelf):

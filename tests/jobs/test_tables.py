@@ -371,7 +371,7 @@ def test_pairs_count_the_images_that_only_one_of_two_rows_certifies():
     # differences of radii are 0, 1, six times 0.8, -0.8, 0: sum 5, sum of squares 5.48; sqrt((5.48 - 2.5) / 9 / 10)
     assert (beside["run"], beside["ACR"], beside["abstain"]) == ("ours : theirs", "+0.500 (0.182)", "")
     # by image, theirs are 1, 0, six of 0.2, 1, 0: only ours at 0.5 are images 1 to 7, only theirs image 8
-    assert beside["r=0.5"] == "7:1 (0.07)", "the sum of the 8 choose 0, 1, 7 and 8 of 256 is 18"
+    assert beside["r=0.5"] == "7:1 (0.08)", "the sum of the 8 choose 0, 1, 7 and 8 of 256 is 18: 0.0703, rounded up"
     assert rows[4]["r=0.5"] == "0:0 (1)", "a row beside itself"
 
 
@@ -385,7 +385,30 @@ def test_pairs_are_of_radii_that_both_rows_decided():
     assert [rows[2][f"r={radius}"] for radius in ("0", "0.5", "0.6")] == ["0:0 (1)", "0:0 (1)", ""]
     assert rows[2]["ACR"] == "", "the second row's radii are lower bounds"
     known = entry([0.5, 0.7], decided=(0.0, 0.5), tolerance={"accuracy": None, "acr": 0.1})
-    assert cells(render([entry([0.5, 0.5]), known], (0.5,), "csv", paired=True))[2]["ACR"] == ""
+    (*_, pair) = cells(render([entry([0.5, 0.5]), known], (0.5,), "csv", paired=True))
+    assert (pair["ACR"], pair["r=0.5"]) == ("", ""), "which images it left open is not known"
+
+
+def test_pairs_are_of_radii_that_both_rows_can_certify():
+    short = entry([0.5, 0.5], name="short", reach=0.55)
+    for rows in ([entry([0.7, 0.7]), short], [short, entry([0.7, 0.7])]):
+        pair = cells(render(rows, (0.5, 0.6), "csv", paired=True))[2]
+        assert (pair["r=0.5"], pair["r=0.6"]) == ("0:0 (1)", "")
+
+
+def test_a_difference_of_average_radii_is_rounded_towards_0():
+    ours, theirs = entry([0.5016, 0.5022]), entry([0.5, 0.5])
+    for rows, sign in (([ours, theirs], "+"), ([theirs, ours], "-")):
+        assert cells(render(rows, (0.5,), "csv", paired=True))[2]["ACR"].startswith(f"{sign}0.001 ")
+
+
+def test_the_notes_say_what_was_extended_and_what_voted_coarsely():
+    rows = [entry([0.5], "far", extends=2), entry([0.5], "coarse", precision="bfloat16"), entry([0.5], "plain")]
+    notes = render(rows, (0.5,)).split("\n\n")[1]
+    assert "far was extended" in notes
+    assert "up to 3 alpha" in notes
+    assert "bfloat16, not float32, which is another function: coarse." in notes
+    assert "extended" not in render(rows[2:], (0.5,))
 
 
 def test_rounding_of_a_log_counts_for_the_log_in_pairs():

@@ -102,7 +102,7 @@ def test_the_last_digit_of_another_version_of_scipy_is_no_fault(place, name):
 def test_a_missing_column_is_found(place, name):
     path = place.run / "certificates.parquet"
     pq.write_table(pq.read_table(path).drop_columns([name]), path)
-    assert verify(place.run).err == f"ebsc: {place.run}: certificates.parquet has no {name}\n"
+    assert verify(place.run).err == f"ebsc: {path} is not that of a certification: no {name}\n"
 
 
 def test_what_is_wrong_is_said(place):
@@ -152,13 +152,6 @@ def test_a_damaged_kept_ledger_is_one_line(place):
         assert "ledger.jsonl.xz" in done.err
     path.unlink()
     assert verify(path.parent).err == (f"ebsc: {path.parent} has no ledger: neither ledger.jsonl nor ledger.jsonl.xz\n")
-
-
-def test_a_run_that_was_merged_before_mergers_kept_votes_is_refused(place):
-    place.reconfigure(lambda config: config["question"].update(images=["::60", "30::60"], checksum=["0", "1"]))
-    done = verify(place.run)
-    assert (done.status, done.err.count("\n")) == (2, 1)
-    assert "merge its runs again" in done.err
 
 
 ASKED = ("model", "sigma", "plain", "data", "split", "images", "checksum", "lattice", "budget", "seed", "precision")
