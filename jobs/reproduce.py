@@ -38,7 +38,7 @@ class Reproduce:
     the empirical curve beside the certified one, walk-jump, the theory of the two-class linear case, the geometry.
     Every step is an `ebsc` command, printed before it runs; story.md puts all together. Interrupted, it goes on.
 
-    With --story results: the programme behind the headline rows instead. Recipes at sigmas 0.25 to 1, with LeNet and a
+    With --story results: the programme behind the headline rows instead. Recipes at sigmas 0.15 to 1, with LeNet and a
     stronger network, each beside its own baseline without a denoiser, with all seeds; ablations; verified runs; model
     cards.
 

@@ -72,8 +72,8 @@ class Train:
     """Data set: digits, mnist, fashion-mnist, kmnist, cifar10, or a path ending in .npz."""
     data_root: DataRoot = None
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Model folder to write. Default: models/DATA-DENOISER-CLASSIFIER[-OBJECTIVE]-SIGMA. Of a sweep: the folder of its
-    model folders."""
+    """Model folder to write. Default: models/DATA-DENOISER-CLASSIFIER[-OBJECTIVE[-joint]]-SIGMA. Of a sweep: the folder
+    of its model folders."""
     overwrite: bool = False
     """Replace a model that is already there. Interrupted, the training goes on without this option."""
     sigma: float = 0.5
