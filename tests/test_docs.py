@@ -222,15 +222,6 @@ def a_full_disk():
         return tiny.cli(*CERTIFY)
 
 
-@case
-def an_old_merger():
-    finished()
-    config = json.loads(Path("runs/mine/config.json").read_text())
-    config["question"]["images"] = ["::60", "30::60"]
-    Path("runs/mine/config.json").write_text(json.dumps(config))
-    return ["verify", "runs/mine"]
-
-
 def general(text):
     """What differs from machine to machine left out."""
     text = re.sub(r"downloaded \(.*\): put", "downloaded (REASON): put", text)
