@@ -206,12 +206,11 @@ class RayPool:
         try:
             self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
-            cause = getattr(
-                error, "cause", None
-            )  # its own exception; others, as those of a bad GPU, need not be each worker's
-            if isinstance(cause, InputError) or (cause and not len(self)):
-                kind = InputError if isinstance(cause, InputError) else RunError
-                raise kind(f"a worker cannot start: {one_line(cause)}") from None
+            cause = getattr(error, "cause", None)  # what the worker itself raised
+            if isinstance(cause, InputError):
+                raise InputError(f"a worker cannot start: {one_line(cause)}") from None
+            if cause and not len(self):  # while others count, it may be this worker's GPU
+                raise RunError(f"a worker cannot start: {one_line(cause)}") from None
             self._stillborn += 1
             if self._stillborn > STILLBORN * max(1, len(self._actors)):
                 raise RunError(f"workers die before they are ready; the last one: {one_line(error)}") from None
