@@ -2,12 +2,15 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 from joblib import cpu_count
 
@@ -42,17 +45,31 @@ def ray_session(address: str | None = None, cpus: float = 1) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        if address:
-            ray.init(address=address, log_to_driver=False)
-        else:
-            cores = max(cpu_count(), ceil(cpus))
-            ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        with _signals_kept():
+            if address:
+                ray.init(address=address, log_to_driver=False)
+            else:
+                here: dict[str, Any] = {"num_cpus": max(cpu_count(), ceil(cpus)), "include_dashboard": False}
+                ray.init("local", **here, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RunError(f"no Ray at {address or 'this machine'}: {one_line(error)}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """While Ray starts: it handles SIGTERM from then on, by aborting; and a job's USR2 would end its processes."""
+    handler = signal.getsignal(signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})  # which Ray's processes inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _answers(address: str) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from ebsc.errors import InputError
 
-__all__ = ["Device", "as_graph", "compiling", "out_of_memory", "pick"]
+__all__ = ["Device", "as_graph", "cannot_compile", "compiling", "out_of_memory", "pick"]
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -26,13 +26,21 @@ def pick(device: Device) -> torch.device:
 
 
 def as_graph(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:
-    """The function compiled as one graph for each shape that it sees, or as it is. Needs a C++ compiler on a CPU."""
+    """The function compiled as one graph for each shape that it sees, or as it is.
+
+    Needs a C++ compiler on a CPU, for Triton a C compiler and Python's headers on a GPU.
+    """
     return torch.compile(function, fullgraph=True, dynamic=False) if wanted else function
 
 
 def compiling(**more: Any) -> AbstractContextManager[None]:
     """While compiled functions run: networks and shapes of one process share code, and dynamo stops at 8 of them."""
     return torch._dynamo.config.patch(recompile_limit=256, **more)
+
+
+def cannot_compile(error: Exception) -> bool:
+    """Whether a compiler failed, or is not there."""
+    return type(error).__module__.startswith(("torch._inductor", "torch._dynamo"))
 
 
 def out_of_memory(error: Exception) -> bool:

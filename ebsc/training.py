@@ -37,6 +37,7 @@ __all__ = [
 class _Stream(IntEnum):
     ORDER = 0
     NOISE = 1
+    NETWORK = 2
 
 
 class Randomness:
@@ -226,8 +227,8 @@ class Trainer:
             raise InputError(f"{data.name}: training needs images on the lattice {{0..{data.levels}}}")
         spread = torch.distributed.is_initialized()
         rows = share(schedule.batch)
-        rank = torch.distributed.get_rank() if spread else 0
-        self._rows = slice(rank * rows, (rank + 1) * rows)
+        self._rank = torch.distributed.get_rank() if spread else 0
+        self._rows = slice(self._rank * rows, (self._rank + 1) * rows)
         self._spread = spread
         self.step = 0
         self.whole = True
@@ -264,6 +265,7 @@ class Trainer:
             group["lr"] = self.schedule.rate(self.step)
         # batch normalisation changes its statistics half-way through a step
         self._before = {f"module.{name}": buffer.clone() for name, buffer in self._buffers.items()}
+        torch.manual_seed(_entropy(self.schedule.seed, _Stream.NETWORK, self.step, self._rank))  # of dropout, if any
         bfloat16 = self.schedule.precision == "bfloat16"
         config = compiling(optimize_ddp=False)  # DDP's own splitting does not know torch.func
         with torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16), config:

@@ -45,8 +45,11 @@ def guarded() -> Iterator[None]:
         print(f"ebsc: interrupted; {_again()} to go on", file=sys.stderr)
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
-        from ebsc.device import out_of_memory  # here, as torch takes seconds
+        from ebsc.device import cannot_compile, out_of_memory  # here, as torch takes seconds
 
+        if cannot_compile(error):
+            print(f"ebsc: cannot compile the network here: {one_line(error)}; switch compile off", file=sys.stderr)
+            sys.exit(2)
         if not out_of_memory(error):
             raise
         print(f"ebsc: out of memory: {one_line(error)}; a smaller batch may help", file=sys.stderr)

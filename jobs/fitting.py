@@ -89,18 +89,22 @@ class Fitting:
         begun, before, saved, running = time.monotonic(), trainer.step, time.monotonic(), 0.0
         look = max(1, trainer.schedule.steps // self.watch.looks)
         while not trainer.done:
+            due = (trainer.step + 1) % look == 0 or trainer.step + 1 == trainer.schedule.steps
+            if due:  # what stops the training before its look is made goes back to here, or the look would be lost
+                keeper.save()
+            keeper.closed = due
             step = trainer.advance()
             running = step.loss if step.step == before + 1 else 0.98 * running + 0.02 * step.loss
             each = (time.monotonic() - begun) / (step.step - before)
             rate, left = trainer.schedule.batch / each, duration(each * (step.steps - step.step))
             reporter.show(step.step, step.steps, f"loss {running:.5f}, {rate:,.0f} images/s, {left} left")
-            looks = step.step % look == 0 or trainer.done
-            if looks or step.step % self.watch.log == 0:
+            if due or step.step % self.watch.log == 0:
                 scalars = {name: float(value) for name, value in step.scalars.items()} | {"loss": step.loss}
                 rates = {"images_per_second": rate, "learning_rate": trainer.schedule.rate(step.step - 1)}
-                seen = self._look(trainer, keeper, logbook, pick) if looks else {}
+                seen = self._look(trainer, keeper, logbook, pick) if due else {}
                 logbook.write(step.step, step.steps, scalars | rates | seen)
-            if looks or time.monotonic() - saved >= self.watch.save:
+            keeper.closed = False
+            if due or time.monotonic() - saved >= self.watch.save:
                 keeper.save()
                 saved = time.monotonic()
 

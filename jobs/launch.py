@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from uuid import uuid4
 
 import torch
 
@@ -22,7 +23,7 @@ from ebsc.errors import EbscError, InputError, RunError, one_line
 from ebsc.files import make_folder, refused, write_whole
 from jobs.states import ask, states, table, wait
 
-__all__ = ["Cluster", "Command", "Job", "OnStop", "Slurm", "dispatch", "processes", "sbatch_text"]
+__all__ = ["Cluster", "Command", "Job", "OnStop", "Slurm", "dispatch", "processes", "sbatch_text", "start_token"]
 
 Cluster = Literal["here", "slurm", "local", "debug"]
 
@@ -206,7 +207,15 @@ class Job:
             self.save_on_sigterm()
         elif os.environ.get("SUBMITIT_EXECUTOR") == "local":
             signal.signal(signal.SIGTERM, self._end)
-        self.command.here(self._on_stop)
+        self.carry_out()
+
+    def carry_out(self) -> None:
+        """Carry the command out; what it carries out in turn is saved with it."""
+        _running.append(self)
+        try:
+            self.command.here(self._on_stop)
+        finally:
+            _running.pop()
 
     def checkpoint(self) -> Any:
         """Called by submitit on the signal before a preemption or the time limit: save, and be queued again."""
@@ -234,6 +243,10 @@ class Job:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["command"])  # type: ignore[misc]
+
+
+_running: list[Job] = []
+"""The job that this process carries out, if it does."""
 
 
 def dispatch(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder: Path) -> None:
@@ -331,21 +344,31 @@ def sbatch_text(executor: Any, count: int) -> str:
 
 
 def _carry_out(command: Command) -> None:
-    """Run a command in this process; saved before Ctrl-C, and before SLURM stops a job that submitit did not start."""
+    """Run a command in this process; saved before Ctrl-C, and before SLURM stops a job that submitit did not start.
+
+    One that another command carries out, as a step of a story, is saved by what saves that one.
+    """
+    if _running:
+        command.here(_running[-1]._on_stop)
+        return
     job = Job(command)
 
     def requeue(signum: int, frame: object) -> None:
         if os.environ["SLURM_PROCID"] != "0":
             return  # the first process speaks for all
         _in_thread(job.save)
-        subprocess.run(["scontrol", "requeue", _number()], timeout=60, check=True)
-        sys.exit(128 + signum)
+        try:
+            subprocess.run(["scontrol", "requeue", _number()], timeout=60, check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            print(f"ebsc: saved, but not queued again, so going on: {one_line(error)}", file=sys.stderr, flush=True)
+        else:
+            sys.exit(128 + signum)
 
     if _in_a_step() and "SUBMITIT_EXECUTOR" not in os.environ:
         signal.signal(signal.SIGUSR2, requeue)
         job.save_on_sigterm()
     try:
-        command.here(job._on_stop)
+        job.carry_out()
     except KeyboardInterrupt:
         job.save()
         raise
@@ -384,6 +407,16 @@ def _save_and_wait(save: Callable[[], None]) -> None:
             break
         time.sleep(1)
     sys.exit(128 + signal.SIGTERM)
+
+
+def start_token() -> str:
+    """What tells this start of a command from others given earlier; the same when SLURM or torchrun start it again.
+
+    Empty where nothing that was there before is to be replaced any more.
+    """
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+        return ""
+    return f"slurm {_number()}.{os.environ.get('SLURM_STEP_ID')}" if _in_a_step() else uuid4().hex
 
 
 def _number() -> str:

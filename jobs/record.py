@@ -38,6 +38,9 @@ class Keeper:
     The file appears whole or not at all, and all that the training still depends on is in it: killed at any moment, it
     goes on from the last one.
 
+    Attributes:
+        closed: nothing is saved while this is set.
+
     Args:
         path: a safetensors file.
         trainer: whose state it is. All processes call this together; the main one reads for all.
@@ -49,6 +52,7 @@ class Keeper:
     def __init__(self, path: Path, trainer: Trainer) -> None:
         self._path = path
         self._trainer = trainer
+        self.closed = False
         self.value = float("-inf")
         self._best: dict[str, Tensor] = {}
         found = of_main(self._read)
@@ -63,8 +67,8 @@ class Keeper:
             raise InputError(f"{path} is the state of another training: remove it to start afresh") from error
 
     def save(self) -> None:
-        """Write the state, unless a step is half made: then the state before it stays."""
-        if is_main() and self._trainer.whole:
+        """Write the state, unless a step is half made, or its look: then the state before it stays."""
+        if is_main() and self._trainer.whole and not self.closed:
             state = self._trainer.state() | self._best | {"value": torch.tensor(self.value, dtype=torch.float64)}
             self._path.parent.mkdir(exist_ok=True)
             apart = {name: value.clone() for name, value in state.items()}  # weights that several layers share

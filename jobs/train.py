@@ -6,7 +6,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -20,12 +19,13 @@ from ebsc.device import Device, pick
 from ebsc.errors import InputError
 from ebsc.estimator import EmpiricalBayes
 from ebsc.model import Ebsc, ModelSpec, Storage
+from ebsc.noise import check_exact
 from ebsc.objectives import check_training, hyperparameters, learned
 from ebsc.own import is_own, module_of, unknown
 from ebsc.training import Schedule
 from jobs import recipes
 from jobs.fitting import Fitting, Watch
-from jobs.launch import Cluster, OnStop, Slurm, dispatch, processes
+from jobs.launch import Cluster, OnStop, Slurm, dispatch, processes, start_token
 from jobs.options import DataRoot, parse_sweep, sweep_names
 from jobs.provenance import options_of, provenance
 from jobs.record import is_main, of_main
@@ -198,7 +198,7 @@ class Train:
 
     def run(self) -> None:
         """Train here, or hand the job or the sweep to a cluster."""
-        asked = replace(self, token=uuid4().hex if self.overwrite else "")
+        asked = replace(self, token=start_token() if self.overwrite else "")
         points = [
             replace(point._follow(self, sweep_names(self.sweep)), out=self._root / label, sweep=())
             for label, point in parse_sweep(replace(asked, out=None), self.sweep).items()
@@ -243,6 +243,8 @@ class Train:
                 f"{whole.name}: its training images have shape {whole.shape}, its test images {test.shape}"
             )
         train, held = self._split(whole)
+        if held:
+            check_exact(self.sigma, whole.levels)  # as quick certificates would say, much later
         taught, examined = self._taught(train), held and self._taught(held)
         training.share(self.head.batch)  # not after hours of training an energy
         start = load_model(self.start_from, self.allow) if self.start_from else None

@@ -1,5 +1,6 @@
 """Which Ray a run gets, and which device its workers take."""
 
+import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class Ray(SimpleNamespace):
         self.exceptions = SimpleNamespace(RayError=RayError)
 
     def init(self, *where, **options):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray does, with a handler of its own
+        self.blocked = signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, ())
         if self.wrong:
             raise self.wrong
         self.inits.append((where, options))
@@ -99,6 +102,18 @@ def test_a_ray_that_lets_nobody_in_is_one_line(monkeypatch):
         ray.wrong = RayError("no token\nwas found")
         with pytest.raises(RunError, match="no Ray at this machine: no token was found"), session.ray_session():
             pass
+
+
+def test_signals_of_a_job_are_handled_as_before_and_do_not_end_rays_processes(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = signal.signal(signal.SIGTERM, handler := lambda signum, frame: None)
+    try:
+        with opened(monkeypatch, connected=False) as ray, session.ray_session():
+            assert ray.blocked
+            assert signal.getsignal(signal.SIGTERM) is handler
+            assert signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(("asked", "told"), [(1, 2), (2.7, 3), (8, 8)])

@@ -174,6 +174,13 @@ def normalised(seed: int) -> Trainer:
     return Trainer(net, FORTY, learned(net, "smoothmix", levels=16, draws=2, ramp=3, steps=2), SIX)
 
 
+def with_dropout(seed: int) -> Trainer:
+    """As a network of somebody's own may have."""
+    net = small("none", seed=seed)
+    net.classifier = torch.nn.Sequential(torch.nn.Dropout(0.3), net.classifier)
+    return Trainer(net, FORTY, learned(net, "gaussian", levels=16, draws=1), SIX)
+
+
 def on_a_fixed_energy(seed: int) -> Trainer:
     net = small("residual")
     torch.manual_seed(seed)
@@ -203,7 +210,7 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-@pytest.mark.parametrize("make", [joint, normalised, on_a_fixed_energy, energy_alone])
+@pytest.mark.parametrize("make", [joint, normalised, with_dropout, on_a_fixed_energy, energy_alone])
 def test_left_after_any_step_it_ends_with_the_weights_of_an_undisturbed_training(make):
     undisturbed = make(seed=0)
     steps = advanced(undisturbed, 6)

@@ -155,7 +155,7 @@ def labels_that_are_no_classes(place):
     return place.certify("--data", npz(place, np.zeros((3, 8, 8), dtype=np.uint8), test_labels=np.ones(3)))
 
 
-@case("no array .*test_labels")
+@case("an array is missing.*test_labels")
 def npz_without_labels(place):
     np.savez(place.folder / "mine.npz", test_images=np.zeros((3, 8, 8), dtype=np.uint8))
     return place.certify("--data", place.folder / "mine.npz")
@@ -358,6 +358,7 @@ learn("joint_without_a_denoiser", "need a denoiser", "--joint", "--denoiser", "n
 learn("joint_with_a_mixture", "need a denoiser with weights to train", "--joint", "--denoiser", "mixture")
 learn("unknown_hyperparameter", "smoothadv has no 'colour': it has epsilon, steps, q, slope", "--hyper", "colour", 1)
 learn("hyperparameter_of_another", "no 'weight': it has no hyper", "--hyper", "weight", 1, objective="gaussian")
+learn("sigma_beyond_certificates", "sigma 10000 is too large for certificates", "--sigma", 10000)
 learn("attack_of_another", "gaussian has no 'epsilon'", "--epsilon", 1, objective="gaussian")
 learn("attack_without_a_step", "steps of objective smoothadv", "--hyper", "steps", 0)
 learn("attack_of_a_step_and_a_half", "a whole number of 1 or more", "--hyper", "steps", 1.5)
@@ -509,11 +510,6 @@ def table_of_a_run_whose_sigma_is_a_text(place):
 def table_of_a_run_without_n(place):
     place.reconfigure(lambda config: config["question"]["budget"].update(n=None))
     return ["table", place.run]
-
-
-@case("demo|sigma")
-def demo_over_another_sigma(place):
-    return ["demo", "--out", place.folder, "--sigma", 0.3, "--workers", 0]
 
 
 @case("n must be at least n0")

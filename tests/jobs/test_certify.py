@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tiny
+import torch
 from scipy import stats
 
 from ebsc import data
@@ -50,6 +51,16 @@ def test_a_micro_batch_that_no_memory_holds_is_one_line(place):
     result = tiny.cli(*place.certify("--batch", 10**11))
     assert (result.status, result.err.count("\n")) == (1, 1)
     assert re.fullmatch("ebsc: out of memory: .*; a smaller batch may help\n", result.err)
+
+
+def test_a_compiler_that_is_not_there_is_one_line(place, monkeypatch):
+    def fail(*words):
+        raise torch._dynamo.exc.TorchDynamoException("Compiler: c++ is not found.\nSet it")
+
+    monkeypatch.setattr("jobs.certify.Certify._certify", fail)
+    result = tiny.cli(*place.certify("--compile"))
+    said = "ebsc: cannot compile the network here: Compiler: c++ is not found. Set it; switch compile off\n"
+    assert (result.status, result.err) == (2, said)
 
 
 def test_images_keep_their_draws_in_another_selection(place):

@@ -50,3 +50,11 @@ def test_started_again_it_goes_on(demo):
     assert "training" not in again.err
     assert tiny.files(folder)["model/model.safetensors"] == made["model/model.safetensors"]
     assert (folder / "table.txt").read_bytes() == made["table.txt"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--sigma", 0.3), ("--steps", 6)])
+def test_another_model_than_the_one_that_is_there_is_refused(demo, option, value):
+    folder, *_ = demo
+    done = tiny.cli("demo", "--out", folder, "--steps", 5, "--n", 200, "--workers", 0, option, value)
+    assert done.status == 2
+    assert f"{option.removeprefix('--')} is {0.25 if option == '--sigma' else 5} there, {value} here" in done.err

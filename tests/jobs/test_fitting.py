@@ -3,11 +3,16 @@
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
 import tiny
 import torch
+
+from jobs import fitting, launch
+from jobs.cli import parse
+from jobs.train import Train
 
 STEPS = 12
 """Of each part; a look, and so a saved state, every 4."""
@@ -73,9 +78,11 @@ def test_every_logged_step_has_one_line(undisturbed):
 
 
 def test_stopped_again_and_again_it_ends_with_the_same_weights_and_lines(undisturbed, tmp_path):
-    stop(tmp_path, after=3)
+    stop(tmp_path, after=2)
     assert steps(tmp_path) == {}
-    stop(tmp_path, after=6)
+    stop(tmp_path, after=3)
+    assert steps(tmp_path) == {"energy": 3}, "saved before the step of a look"
+    stop(tmp_path, after=3)
     assert steps(tmp_path) == {"energy": 4}
     assert tiny.metrics(tmp_path)[-1]["step"] == 6  # written, and to be made again
     stop(tmp_path, after=STEPS - 4)
@@ -134,6 +141,27 @@ def test_ctrl_c_within_a_step_keeps_the_state_before_it(undisturbed, tmp_path, m
     assert_goes_on(tmp_path, undisturbed)
 
 
+@pytest.mark.parametrize("look", [1, 3])
+def test_a_look_that_is_interrupted_is_made_again(tmp_path, monkeypatch, look):
+    """The last one, too: it may be what finds the best weights."""
+    more, calls = ["--held-out", 20], []
+    assert tiny.cli(*words(tmp_path / "whole"), *more).status == 0
+    genuine = fitting.quick_certificates
+
+    def once(*args, **options):
+        calls.append(None)
+        return interrupt() if len(calls) == look else genuine(*args, **options)
+
+    monkeypatch.setattr(fitting, "quick_certificates", once)
+    assert tiny.cli(*words(tmp_path / "cut"), *more).status == 130
+    assert steps(tmp_path / "cut") == {"energy": STEPS, "head": 4 * look - 1}
+    assert tiny.cli(*words(tmp_path / "cut"), *more).status == 0
+    assert len(calls) == 4
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    assert sorted(tiny.metrics(tmp_path / "cut"), key=place) == tiny.metrics(tmp_path / "whole")
+
+
 @pytest.fixture
 def handlers():
     """Puts the signals back to what they were."""
@@ -184,6 +212,25 @@ def test_a_state_that_cannot_be_saved_keeps_no_job_from_being_queued_again(tmp_p
     with tiny.after(1, lambda: os.kill(os.getpid(), signal.SIGUSR2)):
         assert tiny.cli(*words(tmp_path / "model")).status == 128 + signal.SIGUSR2
     assert scontrol() == "requeue 77\n"
+
+
+@pytest.mark.usefixtures("handlers", "scontrol")
+def test_a_job_that_slurm_does_not_queue_again_goes_on(undisturbed, tmp_path, program, capfd):
+    program("scontrol", "exit 1")
+    with tiny.after(7, lambda: os.kill(os.getpid(), signal.SIGUSR2)):
+        assert_goes_on(tmp_path / "model", undisturbed)
+
+
+@pytest.mark.usefixtures("handlers", "scontrol")
+def test_a_step_of_a_story_saves_what_slurm_stops(tmp_path, undisturbed):
+    """The story is the job; its steps are commands of their own."""
+    train = parse(Train, list(map(str, words(tmp_path / "model")[1:])))
+    story = SimpleNamespace(folder=tmp_path, here=lambda on_stop: train.run())
+    with tiny.after(7, lambda: os.kill(os.getpid(), signal.SIGUSR2)), pytest.raises(SystemExit):
+        launch.dispatch([story], "here", launch.Slurm(), tmp_path)
+    assert steps(tmp_path / "model") == {"energy": 7}
+    assert launch._running == []
+    assert_goes_on(tmp_path / "model", undisturbed)
 
 
 @pytest.mark.usefixtures("handlers")

@@ -592,6 +592,21 @@ def test_a_job_that_overwrites_clears_older_traces_and_not_its_own_when_it_is_st
         assert (tmp_path / "config.json").exists() == (tmp_path / "checkpoint").exists() == left
 
 
+def test_a_script_that_overwrites_does_so_once_though_slurm_queues_it_again(monkeypatch):
+    for name in ("SLURM_ARRAY_TASK_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert launch.start_token() != launch.start_token()
+    for name, value in {"SLURM_JOB_ID": "77", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    first = launch.start_token()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert launch.start_token() == first
+    monkeypatch.setenv("SLURM_STEP_ID", "1")
+    assert launch.start_token() != first, "another command of the same script"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert launch.start_token() == ""
+
+
 def test_every_point_of_a_command_that_overwrites_has_its_token(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("jobs.train.dispatch", lambda commands, *rest: seen.extend(commands))
