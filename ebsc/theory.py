@@ -51,8 +51,8 @@ def win_probability(x: Vectors, w: Vector, mu: Vector, s: float, sigma: float) -
         The probability at each image, to 1e-12.
 
     Raises:
-        InputError: the score is 0 everywhere (w or mu is 0; or s is 0 and w is orthogonal to mu), or sigma or s is not
-            a standard deviation.
+        InputError: mu is 0, the score is 0 everywhere (w is 0; or s is 0 and w is orthogonal to mu), or sigma or s is
+            not a standard deviation.
 
     >>> x = np.array([1.0, 0.5])
     >>> p = win_probability(x, w=np.array([1.0, 0.0]), mu=np.array([1.0, 1.0]), s=0.0, sigma=1.0)
@@ -67,7 +67,7 @@ def win_probability(x: Vectors, w: Vector, mu: Vector, s: float, sigma: float) -
     spread = a * sigma * float(np.linalg.norm(w - along * mu / length)) if length else 0.0
     mean_w, mean_t = (x @ w)[..., None], (x @ mu)[..., None]
     if not along and not spread:
-        raise InputError("w.xhat is 0 everywhere: w, mu, and where s = 0 also w.mu, must not be 0")
+        raise InputError("w, mu, and where s = 0 also w.mu, must not be 0")
 
     def mean_score(z: Any) -> Any:
         """E[w.xhat | mu.y = mean_t + sigma length z]: monotone in z."""

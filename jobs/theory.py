@@ -80,6 +80,8 @@ class Theory:
                 f"images of {self.side} x {self.side} pixels have room for a length of mu above 0 and up to"
                 f" {max(self.side, 0) / 2:g}, not {self.length:g}; the side must be at least 2"
             )
+        if self.length * np.cos(np.radians(max(angles))) < 1e-5:
+            raise InputError("votes are float32: w.mu, the length times the cosine of the angle, must be at least 1e-5")
         if max(*parse_numbers(self.s, "s"), self.region_s) > MOST_SIGMA:
             raise InputError(f"standard deviations of classes must be at most {MOST_SIGMA:g}")
         check_seed(self.seed)
