@@ -400,10 +400,8 @@ def _save_and_wait(save: Callable[[], None]) -> None:
     deadline = time.monotonic() + GRACE
     while time.monotonic() < deadline:
         # the first process asks for all: srun ends the others with it; no answer decides nothing
-        if os.environ["SLURM_PROCID"] == "0" and ask("squeue", "-h", "-j", _number(), "-o", "%T") not in (
-            [],
-            ["RUNNING"],
-        ):
+        first = os.environ["SLURM_PROCID"] == "0"
+        if first and (found := ask("squeue", "-h", "-j", _number(), "-o", "%T")) and found != ["RUNNING"]:
             break
         time.sleep(1)
     sys.exit(128 + signal.SIGTERM)
