@@ -4,7 +4,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.session import ray_session
 from ebsc.errors import RunError
 from ebsc.files import write_whole
 
@@ -117,7 +117,7 @@ def ray_across(allocation: Allocation, shared: Path) -> Iterator[str | None]:
             left.unlink()
         write_whole(meeting, json.dumps({"ip": ip, "port": port, "token": token}).encode(), mode=0o600)
         try:
-            with _connected(f"{ip}:{port}"):
+            with ray_session(f"{ip}:{port}"):
                 _joined(allocation.nodes)
                 yield f"{ip}:{port}"
         finally:
@@ -184,19 +184,6 @@ def _started(scratch: Path, *words: str) -> Iterator[subprocess.Popen]:
         except subprocess.TimeoutExpired:
             process.kill()
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[None]:
-    import ray
-
-    handler = signal.getsignal(signal.SIGTERM)
-    ray.init(address=address, log_to_driver=False)
-    signal.signal(signal.SIGTERM, handler)  # Ray has put one in its place that aborts this process
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _free_port() -> int:

@@ -15,7 +15,7 @@ from ebsc.model import Ebsc
 from ebsc.noise import perturb
 from ebsc.votes import Precision, Voter, certify
 
-__all__ = ["Quick", "accuracy", "denoising_error", "pictures", "quick_certificates"]
+__all__ = ["Quick", "accuracy", "coloured", "denoising_error", "pictures", "quick_certificates"]
 
 _SEED = 2**62
 """Of quick certificates, which pick weights: a certification by a seed of its own has fresh draws."""
@@ -83,8 +83,12 @@ def pictures(
     model.eval()
     with torch.no_grad():
         rows = [torch.stack([x, y, model.denoiser(y)]) for x, y, _ in _noisy_batches(first, model.sigma, seed, device)]
-    found = torch.cat(rows, 1).cpu()
-    return found if found.shape[2] in (1, 3) else found[:, :, :1]
+    return coloured(torch.cat(rows, 1).cpu())
+
+
+def coloured(images: Float[Tensor, "*batch channel height width"]) -> Float[Tensor, "*batch colour height width"]:
+    """Images that can be shown: of those that have no colours, the first channel."""
+    return images if images.shape[-3] in (1, 3) else images[..., :1, :, :]
 
 
 def _noisy_batches(data: Dataset, sigma: float, seed: int, device: torch.device | str) -> Iterator[tuple[Tensor, ...]]:

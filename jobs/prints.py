@@ -67,11 +67,12 @@ def check_rho(rho: float) -> None:
 
 
 def all_but(rho: float) -> str:
-    """1 - rho, as no bound of statistics holds with probability 1.
+    """1 - rho, and 0 where rho, a sum of probabilities, is above 1; no bound of statistics holds with probability 1.
 
-    >>> all_but(0.001), all_but(1e-9), all_but(1e-30)
-    ('0.999', '0.999999999', '1 - 1e-30')
+    >>> all_but(0.001), all_but(1e-9), all_but(1e-30), all_but(1.5)
+    ('0.999', '0.999999999', '1 - 1e-30', '0')
     """
+    rho = min(rho, 1.0)
     text = f"{1 - rho:.12g}"
     return text if text != "1" else f"1 - {rho:g}"
 

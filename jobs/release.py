@@ -137,18 +137,8 @@ def card(
     data, training = spec.training.get("data", "unknown"), spec.training
     if "objective" not in training.get("options", ()):  # not that of `ebsc train`: it is free
         training = {}
-    denoiser, classifier = dict(spec.denoiser), dict(spec.classifier)
     known = len(training.get("options", {}).get("classes", ())) or spec.n_classes
-    facts = {
-        "model": f"{_part(denoiser)} as denoiser, {_part(classifier)} as classifier;"
-        f" {sum(p.numel() for p in net.parameters()):,} parameters",
-        "noise": f"sigma {spec.sigma:g}, pixels on [0, 1], on the lattice of {spec.levels} levels",
-        "data": f"{data}, training split; SHA-256 of images and labels `{spec.training.get('checksum', 'unknown')}`",
-        **_training(training),
-        "votes": f"by the network with {', '.join(f'`{one}`' for one in dict.fromkeys(how))}; with another precision it"
-        " is another function",
-        "weights": f"`model.safetensors`, {spec.storage}, {size:,} bytes, SHA-256 `{spec.sha256}`",
-    }
+    facts = _facts(net, spec, training, how, size)
     steps, origin = _commands(training), training.get("started_from")
     while origin:
         steps = _commands(origin["training"]) + steps
@@ -205,6 +195,21 @@ Research on certified robustness, comparison, teaching. Not for decisions about 
 other sources, rotations, occlusions and perturbations beyond the radius are not covered, and a class is always
 answered or abstained from among the {known} known ones.
 """
+
+
+def _facts(net: Ebsc, spec: ModelSpec, training: dict[str, Any], how: Sequence[str], size: int) -> dict[str, str]:
+    """What stands at the top of a card."""
+    return {
+        "model": f"{_part(dict(spec.denoiser))} as denoiser, {_part(dict(spec.classifier))} as classifier;"
+        f" {sum(p.numel() for p in net.parameters()):,} parameters",
+        "noise": f"sigma {spec.sigma:g}, pixels on [0, 1], on the lattice of {spec.levels} levels",
+        "data": f"{spec.training.get('data', 'unknown')}, training split; SHA-256 of images and labels"
+        f" `{spec.training.get('checksum', 'unknown')}`",
+        **_training(training),
+        "votes": f"by the network with {', '.join(f'`{one}`' for one in dict.fromkeys(how))}; with another precision it"
+        " is another function",
+        "weights": f"`model.safetensors`, {spec.storage}, {size:,} bytes, SHA-256 `{spec.sha256}`",
+    }
 
 
 def _part(options: dict[str, Any]) -> str:

@@ -272,7 +272,7 @@ def _headlines(entries: Sequence[Entry], radii: Sequence[float], rho: float) -> 
         yield (
             "Wrong certificates of a run",
             f"at most {false} of {images:,}",
-            f"with probability {all_but(min(len(rows) * rho, 1.0))}",
+            f"with probability {all_but(len(rows) * rho)}",
         )
 
 

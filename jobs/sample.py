@@ -17,6 +17,7 @@ from ebsc.errors import InputError
 from ebsc.files import make_folder, write_whole
 from ebsc.model import ModelSpec
 from ebsc.noise import check_seed, perturb
+from ebsc.validation import coloured
 from ebsc.walkjump import Walk, check_can_walk, split_r_hat, walk
 from jobs.options import DataRoot
 from jobs.plots import walks
@@ -143,13 +144,8 @@ def _say(found: dict[str, float], chains: int, steps: int) -> str:
 
 
 def _grid(pictures: Tensor) -> Tensor:
-    """Pictures of shape (chain, walk or jump, column, channel, height, width) as one, in [0, 1].
-
-    Of images that have no colours, the first channel.
-    """
-    if pictures.shape[3] not in (1, 3):
-        pictures = pictures[:, :, :, :1]
-    return make_grid(pictures.flatten(0, 2).clamp(0, 1), nrow=pictures.shape[2], padding=1, pad_value=0.5)
+    """Pictures of shape (chain, walk or jump, column, channel, height, width) as one, in [0, 1]."""
+    return make_grid(coloured(pictures).flatten(0, 2).clamp(0, 1), nrow=pictures.shape[2], padding=1, pad_value=0.5)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def compare(
         said.append(
             "Envelope: at each radius the best row, of those that are sound. No one network does it; so the field"
             f" compares methods. The best of {len(entries)} rows is chosen after all are seen: what holds for the whole"
-            f" set at once holds for it with probability {all_but(min(len(entries) * rho, 1.0))}."
+            f" set at once holds for it with probability {all_but(len(entries) * rho)}."
         )
     if paired:
         more += _pairs(entries, radii)
