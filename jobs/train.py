@@ -14,6 +14,7 @@ from torch import nn
 
 from cluster.folder import RunFolder, clear, read_config
 from ebsc import data, mixture, model, training, validation
+from ebsc.augment import Augmentation, augmented
 from ebsc.data import Dataset
 from ebsc.device import Device, pick
 from ebsc.errors import InputError
@@ -115,6 +116,8 @@ class Train:
     """Classes that the classifier learns; default: all. It sees no image of the others: those are answered as one of
     these, wrongly and often with a certificate, while what lies near them is certified farther. An energy that is
     trained first learns from all images; with --joint it goes on with these alone."""
+    augment: Augmentation = field(default_factory=Augmentation)
+    """How the classifier's training images are moved; with --joint the energy sees these too."""
     held_out: int | None = None
     """Training images kept aside for quick certifications, which pick the best weights. Default: 0 for clean, else
     200."""
@@ -309,7 +312,8 @@ class Train:
             weight.requires_grad_(self.joint)
         title = f"{self.classifier} classifier"
         if self.objective == "clean":
-            head.part("head", title, training.classification(net.classifier, levels, self.head.compile), self.head)
+            plain = training.classification(net.classifier, levels, self.head.compile)
+            head.part("head", title, augmented(plain, self.augment), self.head)
             return
         objective = learned(
             net,
@@ -321,7 +325,13 @@ class Train:
             compiled=self.head.compile,
             **self._hyperparameters,
         )
-        head.part("head", f"{title} by {self.objective}", objective, self.head, pick=head.held is not None)
+        head.part(
+            "head",
+            f"{title} by {self.objective}",
+            augmented(objective, self.augment),
+            self.head,
+            pick=head.held is not None,
+        )
 
     def _mixture(self, train: Dataset) -> EmpiricalBayes:
         started = time.monotonic()
@@ -401,6 +411,8 @@ class Train:
             here.add("storage")
         if not self.classes:
             here.add("classes")
+        if not self.augment:
+            here.add("augment")
         if self.denoiser != "mixture":
             here.add("components")
         said = options_of(self) | {"classes": sorted(self.classes)}

@@ -265,8 +265,8 @@ def test_a_mixture_is_fitted_again_when_interrupted_and_serves_what_starts_from_
     assert not same(given.classifier, learned.classifier)
 
 
-def test_only_where_some_are_given_up_are_classes_part_of_the_configuration(trained):
-    assert "classes" not in read_config(trained[0])["question"]
+def test_only_where_they_are_asked_for_are_classes_and_moved_images_part_of_the_configuration(trained):
+    assert not {"classes", "augment"} & read_config(trained[0])["question"].keys()
 
 
 def test_only_of_a_mixture_is_the_number_of_components_part_of_the_configuration(trained):
@@ -344,6 +344,19 @@ def test_a_classifier_learns_the_classes_it_is_told_to_and_the_energy_all(tmp_pa
     parts = 2 if held_out else 1
     assert seen == {"energy": [set(range(10))] * parts, "head": [{1, 3, 7}] * parts}
     assert read_config(tmp_path)["question"]["classes"] == [1, 3, 7]
+
+
+@pytest.mark.parametrize("objective", [[], ["--objective", "gaussian", "--draws", 1]])
+def test_the_classifier_sees_moved_images_and_the_energy_does_not(tmp_path, monkeypatch, objective):
+    words = ["--width", 4, "--energy.steps", 2, "--head.steps", 3, *objective]
+    assert tiny.cli("train", "-o", tmp_path / "still", *words).status == 0
+    words += ["--augment.shift", 1, "--augment.rotate", 5]
+    assert tiny.cli("train", "-o", tmp_path / "moved", *words).status == 0
+    still, moved = (model.load(tmp_path / name)[0] for name in ("still", "moved"))
+    assert same(still.denoiser, moved.denoiser)
+    assert not same(still.classifier, moved.classifier)
+    asked = read_config(tmp_path / "moved")["question"]["augment"]
+    assert asked == {"shift": 1, "rotate": 5.0, "scale": 0.0, "flip": False}
 
 
 def test_the_options_of_an_objective_reach_it(tmp_path, monkeypatch):
