@@ -37,7 +37,10 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.shift < 0 or not 0 <= self.rotate <= 180 or not 0 <= self.scale < 1:
-            raise InputError("shift must not be negative, rotate lie between 0 and 180 degrees, scale in [0, 1)")
+            raise InputError(
+                "moved images: shift must be 0 or more, rotate 0 to 180 degrees, scale 0 or more and below 1,"
+                f" not {self.shift}, {self.rotate:g}, {self.scale:g}"
+            )
 
     def __bool__(self) -> bool:
         return self != Augmentation()

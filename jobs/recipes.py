@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from ebsc.augment import Augmentation
 from ebsc.errors import InputError
 from ebsc.training import Schedule
 from jobs.fitting import Watch
@@ -130,6 +131,13 @@ def ebsc_cnn_frozen(sigma: float) -> Options:
     }
 
 
+def ebsc_cnn_moved(sigma: float) -> Options:
+    """As :func:`ebsc_cnn_frozen`, on moved images; to go on from an EBSC, for small sigmas. No weights are picked."""
+    frozen = ebsc_cnn_frozen(sigma)
+    head = replace(frozen["head"], steps=14_000)
+    return frozen | {"augment": Augmentation(shift=1, rotate=12.0, scale=0.12), "held_out": 0, "head": head}
+
+
 def ebsc_cnn_draws(sigma: float) -> Options:
     """As :func:`ebsc_cnn_frozen`, on four draws of half as many images, in smaller steps; no weights are picked.
 
@@ -219,8 +227,8 @@ RECIPES: dict[str, Callable[[float], Options]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         *(gaussian, stability, smoothadv, consistency, macer, smoothmix, catrs),
-        *(smoothadv_cnn, ebsc_small, ebsc_cnn, ebsc_cnn_far, ebsc_cnn_frozen, ebsc_cnn_draws, ebsc_cnn_bounded),
-        *(ebsc_cnn_few, ebsc_cnn_sigmoid, ebsc_full),
+        *(smoothadv_cnn, ebsc_small, ebsc_cnn, ebsc_cnn_far, ebsc_cnn_frozen, ebsc_cnn_moved, ebsc_cnn_draws),
+        *(ebsc_cnn_bounded, ebsc_cnn_few, ebsc_cnn_sigmoid, ebsc_full),
     )
 }
 """Recipes by name."""

@@ -67,8 +67,9 @@ class Train:
     """Named recipe that the options start from; those given beside it override it, and --help after it shows what it
     says. The field's, as published: gaussian, stability, smoothadv, consistency, macer, smoothmix, catrs; learned EBSC:
     ebsc-small and ebsc-cnn for a CPU, ebsc-cnn-draws to go on for a higher average radius at sigma 1, ebsc-cnn-far and
-    ebsc-cnn-frozen for larger radii, ebsc-cnn-bounded, ebsc-cnn-few (by some classes alone) and ebsc-cnn-sigmoid for
-    radii near three sigma, ebsc-full for a GPU; smoothadv-cnn: the baseline of ebsc-cnn."""
+    ebsc-cnn-frozen for larger radii, ebsc-cnn-moved for small sigmas, ebsc-cnn-bounded, ebsc-cnn-few (by some classes
+    alone) and ebsc-cnn-sigmoid for radii near three sigma, ebsc-full for a GPU; smoothadv-cnn: the baseline of
+    ebsc-cnn."""
     data: str = "digits"
     """Data set: digits, mnist, fashion-mnist, kmnist, cifar10, or a path ending in .npz."""
     data_root: DataRoot = None

@@ -110,5 +110,5 @@ def test_an_objective_sees_the_moved_images_and_all_else_of_the_batch():
     [{"shift": -1}, {"rotate": -1.0}, {"rotate": 181.0}, {"rotate": float("nan")}, {"scale": 1.0}, {"scale": -0.1}],
 )
 def test_values_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(InputError, match="shift must not be negative, rotate lie between"):
+    with pytest.raises(InputError, match="moved images: shift must be 0 or more, rotate 0 to 180 degrees"):
         Augmentation(**wrong)

@@ -381,6 +381,7 @@ for name, classes in {"one_class": [3], "a_class_twice": [1, 3, 1]}.items():
         lambda place, classes=classes: train(place, "--classes", *classes),
         "classes must be two or more different ones",
     )
+CASES["moved_by_two_turns"] = lambda place: train(place, "--augment.rotate", 720), "rotate 0 to 180 degrees"
 CASES["never_log"] = lambda place: train(place, "--watch.log", 0), "at least 1"
 CASES["never_look"] = lambda place: train(place, "--watch.looks", 0), "at least 1"
 CASES["save_before_now"] = lambda place: train(place, "--watch.save=-1"), "not negative"

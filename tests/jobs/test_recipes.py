@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from ebsc import model
+from ebsc.augment import Augmentation
 from ebsc.model import ModelSpec
 from ebsc.objectives import OBJECTIVES
 from jobs import recipes
@@ -129,6 +130,20 @@ def test_the_frozen_recipe_attacks_as_the_released_models_of_this_name_were_atta
     for spec in released:
         epsilon = told.get(spec.sigma, Train.by("ebsc-cnn-frozen", spec.sigma).epsilon)
         assert spec.training["options"]["epsilon"] == epsilon, spec.sigma
+
+
+def test_the_recipe_of_moved_images_is_the_frozen_one_on_these_without_picking():
+    moved, frozen = Train.by("ebsc-cnn-moved", 0.25), Train.by("ebsc-cnn-frozen", 0.25)
+    head = dataclasses.replace(frozen.head, steps=14_000)
+    augment = Augmentation(shift=1, rotate=12.0, scale=0.12)
+    assert moved == dataclasses.replace(frozen, head=head, augment=augment, held_out=0, recipe="ebsc-cnn-moved")
+    assert moved.epsilon == 0.75
+
+
+def test_how_images_are_moved_can_be_typed_beside_a_recipe():
+    train = typed("--recipe", "ebsc-cnn-moved", "--augment.rotate", 5, "--augment.flip")
+    assert train.augment == Augmentation(shift=1, rotate=5.0, scale=0.12, flip=True)
+    assert command_line(train) == "ebsc train --recipe ebsc-cnn-moved --augment.rotate 5 --augment.flip"
 
 
 def test_the_recipe_of_more_draws_is_the_frozen_one_on_four_draws_of_half_as_many_images():
