@@ -18,10 +18,9 @@ __all__ = ["Augmentation", "augmented"]
 class Augmentation:
     """How a classifier's training images are moved, each time anew; what moves in from outside is black.
 
-    The energy is that of the images as they are, and does not see these.
-
     Attributes:
-        shift: largest shift along each axis, whole pixels. CIFAR-10's random crop of images padded by four is 4.
+        shift: largest shift along each axis, whole pixels, before all else. CIFAR-10's random crop of images padded by
+            four is 4.
         rotate: largest rotation either way, degrees.
         scale: largest change of size either way, as a share: 0.1 is from 0.9 to 1.1.
         flip: mirror half of the images, left to right; not for digits.
@@ -54,18 +53,19 @@ class Augmentation:
         >>> Augmentation(shift=1)(image, Randomness(0, 0, 1, slice(0, 1), "cpu")).sum()
         tensor(9)
         """
-        right, down, turn, size, side = random.uniform(5)
+        left, up, turn, size, side = random.uniform(5)
         height, width = images.shape[2:]
         angle = math.radians(self.rotate) * (2 * turn - 1)
         zoom = 1 + self.scale * (2 * size - 1)
-        x, y = (((2 * self.shift + 1) * share).floor() - self.shift for share in (right, down))
+        x, y = (((2 * self.shift + 1) * share).floor() - self.shift for share in (left, up))
         mirror = torch.where(side[:, None] < 0.5, -1, 1) if self.flip else 1
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
         # where each pixel comes from, in units of half a side
         across = torch.stack([cos, -sin * height / width, 2 * x / width], 1) * mirror
         along = torch.stack([sin * width / height, cos, 2 * y / height], 1)
-        grid = affine_grid(torch.stack([across, along], 1), list(images.shape), align_corners=False)
-        return grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
+        with torch.autocast(images.device.type, enabled=False):  # a training's bfloat16 is too coarse for places
+            grid = affine_grid(torch.stack([across, along], 1), list(images.shape), align_corners=False)
+            return grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
 
 
 def augmented(objective: Objective, augmentation: Augmentation) -> Objective:

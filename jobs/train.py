@@ -313,26 +313,21 @@ class Train:
             weight.requires_grad_(self.joint)
         title = f"{self.classifier} classifier"
         if self.objective == "clean":
-            plain = training.classification(net.classifier, levels, self.head.compile)
-            head.part("head", title, augmented(plain, self.augment), self.head)
-            return
-        objective = learned(
-            net,
-            self.objective,
-            levels=levels,
-            draws=self.draws,
-            ramp=self.ramp,
-            denoising=self.denoising,
-            compiled=self.head.compile,
-            **self._hyperparameters,
-        )
-        head.part(
-            "head",
-            f"{title} by {self.objective}",
-            augmented(objective, self.augment),
-            self.head,
-            pick=head.held is not None,
-        )
+            objective = training.classification(net.classifier, levels, self.head.compile)
+        else:
+            title += f" by {self.objective}"
+            objective = learned(
+                net,
+                self.objective,
+                levels=levels,
+                draws=self.draws,
+                ramp=self.ramp,
+                denoising=self.denoising,
+                compiled=self.head.compile,
+                **self._hyperparameters,
+            )
+        picking = self.objective != "clean" and head.held is not None
+        head.part("head", title, augmented(objective, self.augment), self.head, pick=picking)
 
     def _mixture(self, train: Dataset) -> EmpiricalBayes:
         started = time.monotonic()

@@ -4,16 +4,21 @@ import pytest
 import torch
 
 from ebsc.augment import Augmentation, augmented
+from ebsc.classifier import build
+from ebsc.data import load
 from ebsc.errors import InputError
-from ebsc.training import Batch, Randomness
+from ebsc.training import Batch, Randomness, Schedule, Trainer, classification
 
 WIDE = torch.randint(0, 256, (1, 1, 6, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 MANY = torch.zeros(400, 3, 7, 9, dtype=torch.uint8)
 MANY[:, :, 3, 4] = torch.tensor([10, 20, 30], dtype=torch.uint8)
 
 
+DIGITS = load("digits", "train")
+
+
 class Chosen(Randomness):
-    """Random numbers that a test chooses: shift right, shift down, turn, size, side."""
+    """Random numbers that a test chooses: shift left, shift up, turn, size, side."""
 
     def __init__(self, *numbers):
         self.numbers = torch.tensor(numbers)
@@ -82,10 +87,10 @@ def test_a_mirrored_image_turns_and_moves_as_others_do():
 
 
 def test_sizes_change_by_the_share_that_is_asked_for():
-    disc = torch.zeros(1, 1, 41, 41, dtype=torch.uint8)
-    disc[..., 11:30, 11:30] = 200
+    box = torch.zeros(1, 1, 41, 41, dtype=torch.uint8)
+    box[..., 11:30, 11:30] = 200
     for size, side in ((1.0, 19 * 1.5), (0.0, 19 * 0.5)):
-        found = moved(Augmentation(scale=0.5), disc, 0.5, 0.5, 0.5, size, 0).float().sum() / 200
+        found = moved(Augmentation(scale=0.5), box, 0.5, 0.5, 0.5, size, 0).float().sum() / 200
         assert found.sqrt() == pytest.approx(side, rel=0.06)
 
 
@@ -95,6 +100,31 @@ def test_each_process_moves_its_rows_as_one_process_would():
     half = how(images[20:], Randomness(0, 0, 40, slice(20, 40), "cpu"))
     assert drawn(how, images)[20:].equal(half)
     assert not drawn(how, images).equal(drawn(how, images, step=1))
+
+
+def test_a_training_in_bfloat16_moves_images_as_precisely():
+    how = Augmentation(shift=2, rotate=20.0, scale=0.2, flip=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = drawn(how, WIDE.expand(400, -1, -1, -1))
+    assert coarse.equal(drawn(how, WIDE.expand(400, -1, -1, -1)))
+
+
+def test_a_training_on_moved_images_goes_on_from_any_step_as_if_undisturbed():
+    def trainer():
+        torch.manual_seed(0)
+        net = build("linear", DIGITS.shape, 10)
+        objective = augmented(classification(net, DIGITS.levels), Augmentation(shift=1, rotate=10.0))
+        return Trainer(net, DIGITS, objective, Schedule(steps=4, batch=8, precision="bfloat16"))
+
+    whole, first, second = trainer(), trainer(), trainer()
+    for _ in range(4):
+        whole.advance()
+    for _ in range(2):
+        first.advance()
+    second.restore(first.state())
+    while not second.done:
+        second.advance()
+    assert all(value.equal(whole.state()[name]) for name, value in second.state().items())
 
 
 def test_an_objective_sees_the_moved_images_and_all_else_of_the_batch():

@@ -347,7 +347,7 @@ def test_a_classifier_learns_the_classes_it_is_told_to_and_the_energy_all(tmp_pa
 
 
 @pytest.mark.parametrize("objective", [[], ["--objective", "gaussian", "--draws", 1]])
-def test_the_classifier_sees_moved_images_and_the_energy_does_not(tmp_path, monkeypatch, objective):
+def test_the_classifier_sees_moved_images_and_the_energy_does_not(tmp_path, objective):
     words = ["--width", 4, "--energy.steps", 2, "--head.steps", 3, *objective]
     assert tiny.cli("train", "-o", tmp_path / "still", *words).status == 0
     words += ["--augment.shift", 1, "--augment.rotate", 5]
