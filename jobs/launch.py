@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from uuid import uuid4
@@ -437,6 +438,9 @@ def processes(device: torch.device) -> Iterator[None]:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    # imported while a group is there, as by DistributedDataParallel, it holds on to that group (torch 2.14.1), whose
+    # threads then outlive it, and now and then abort the process when it ends
+    import_module("torch._dynamo")
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield

@@ -159,6 +159,34 @@ def test_several_processes_overwrite_a_model_together(tmp_path):
     assert done.stdout.count("model written to") == 1
 
 
+THREADS = """
+import gc, os, torch
+from torch.nn.parallel import DistributedDataParallel
+from jobs.launch import processes
+
+def gloo():
+    names = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+    return sum("gloo" in name for name in names)
+
+with processes(torch.device("cpu")):
+    net = DistributedDataParallel(torch.nn.Linear(2, 2))
+    net(torch.zeros(1, 2)).sum().backward()
+    before = gloo()
+    del net
+    gc.collect()
+print(before, gloo())
+"""
+
+
+def test_no_thread_of_the_group_outlives_it():
+    """It would abort the process now and then, when that ends."""
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    done = subprocess.run([sys.executable, "-c", THREADS], env=os.environ | place, capture_output=True, text=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 0, done.stderr
+    assert after == 0
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
