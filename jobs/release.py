@@ -139,11 +139,7 @@ def card(
         training = {}
     known = len(training.get("options", {}).get("classes", ())) or spec.n_classes
     facts = _facts(net, spec, training, how, size)
-    steps, origin = _commands(training), training.get("started_from")
-    while origin:
-        steps = _commands(origin["training"]) + steps
-        origin = origin["training"].get("started_from")
-    made = "\n".join(steps) or "# how it was trained is not recorded"
+    made = "\n".join(_chain(training)) or "# how it was trained is not recorded"
     table = render(common_images(entries), radii, "markdown")
     return f"""# {name}
 
@@ -182,9 +178,14 @@ from ebsc import model
 net, spec = model.load("{name}")
 ```
 
-## What is a guarantee, and what is not
+{_limits(spec.sigma, known)}"""
 
-A certificate is about the smoothed classifier g, the most likely vote under noise of sigma {spec.sigma:g}: with
+
+def _limits(sigma: float, known: int) -> str:
+    """The end of a card: what its numbers say, and what they do not."""
+    return f"""## What is a guarantee, and what is not
+
+A certificate is about the smoothed classifier g, the most likely vote under noise of sigma {sigma:g}: with
 probability at least 1 - alpha over the draws, g does not change within the L2 radius. It says nothing about a single
 evaluation of the network, about other norms or changes, or about images that were not certified; accuracies here are
 of the images that the table names.
@@ -240,6 +241,12 @@ def _training(training: dict[str, Any]) -> dict[str, str]:
     if "commit" in training:
         facts["made with"] = f"commit {training['commit']}, torch {training['versions']['torch']}, {training['time']}"
     return facts
+
+
+def _chain(training: dict[str, Any]) -> list[str]:
+    """The commands of a training and of those that it started from, the first one first."""
+    origin = training.get("started_from")
+    return (_chain(origin["training"]) if origin else []) + _commands(training)
 
 
 def _commands(training: dict[str, Any]) -> list[str]:

@@ -403,12 +403,8 @@ class Train:
         """All that decides the weights."""
         here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "token", "start_from"}
         here |= {"allow", "recipe"}  # what a recipe says is in the other options
-        if self.storage == "float32":
-            here.add("storage")
-        if not self.classes:
-            here.add("classes")
-        if not self.augment:
-            here.add("augment")
+        bare = Train()
+        here |= {name for name in ("storage", "classes", "augment") if getattr(self, name) == getattr(bare, name)}
         if self.denoiser != "mixture":
             here.add("components")
         said = options_of(self) | {"classes": sorted(self.classes)}
