@@ -1,11 +1,11 @@
 """``ebsc train``: learn the energy of the smoothed density, and a classifier on its estimates."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from jobs.record import is_main, of_main
 from jobs.runs import load_model, look_here
 
 __all__ = ["HEAD", "Classifier", "Train"]
+
+_Options = TypeVar("_Options")
 
 Denoiser = Literal["residual", "scalar", "mixture", "network", "none"]
 Classifier = Literal["linear", "lenet", "cnn", "resnet"]
@@ -192,13 +194,7 @@ class Train:
         """A point of a sweep over sigma or recipes: what is not swept, and as the recipe has it, stays so."""
         if not self.recipe or (self.recipe, self.sigma) == (origin.recipe, origin.sigma):
             return self
-        before, after = origin.base, self.base
-        names = {item.name for item in fields(self)} - {name.partition(".")[0] for name in swept} - {"recipe", "sigma"}
-        changes = {name: getattr(after, name) for name in names if getattr(self, name) == getattr(before, name)}
-        given = {
-            key: value for key, value in self.hyper.items() if f"hyper.{key}" in swept or before.hyper.get(key) != value
-        }
-        return replace(self, **changes | ({"hyper": after.hyper | given} if given else {}))
+        return _followed(self, origin.base, self.base, swept | {"recipe", "sigma"})
 
     def run(self) -> None:
         """Train here, or hand the job or the sweep to a cluster."""
@@ -413,6 +409,23 @@ class Train:
             decides["code"] = dict(code)
         origin = start[1].sha256 if start else None
         return decides | {"checksum": whole.checksum, "looks": self.watch.looks, "start_from": origin}
+
+
+def _followed(point: _Options, before: _Options, after: _Options, fixed: Collection[str], group: str = "") -> _Options:
+    """``point`` with the values of ``after`` wherever it has those of ``before``, but for the options ``fixed``."""
+    changes: dict[str, Any] = {}
+    for item in fields(point):  # type: ignore[arg-type]
+        now, was, then = (getattr(options, item.name) for options in (point, before, after))
+        if (name := group + item.name) in fixed:
+            continue
+        if is_dataclass(now):
+            changes[item.name] = _followed(now, was, then, fixed, f"{name}.")
+        elif isinstance(now, dict):
+            given = {key: value for key, value in now.items() if f"{name}.{key}" in fixed or was.get(key) != value}
+            changes[item.name] = then | given
+        elif now == was:
+            changes[item.name] = then
+    return replace(point, **changes)  # type: ignore[type-var]
 
 
 def _learning(part: nn.Module) -> list[nn.Parameter]:

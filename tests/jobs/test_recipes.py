@@ -123,6 +123,16 @@ def test_what_is_swept_beside_sigma_is_not_the_recipes(tmp_path, monkeypatch):
     assert [(p.sigma, p.epsilon) for p in found] == [(0.5, 1), (0.5, 2), (1, 1), (1, 2)]
 
 
+def test_a_swept_option_of_a_group_leaves_the_others_of_its_group_to_the_recipe(monkeypatch):
+    found = []
+    monkeypatch.setattr("jobs.train.dispatch", lambda points, *rest: found.extend(points))
+    typed("--sigma", 0.25, "--head.batch", 32, "--sweep", "recipe=ebsc-cnn-moved,ebsc-cnn", "augment.rotate=5").run()
+    assert [(p.augment.rotate, p.augment.shift, p.head.steps, p.head.batch) for p in found] == [
+        (5, 1, 14_000, 32),
+        (5, 0, 7000, 32),
+    ]
+
+
 def test_the_frozen_recipe_attacks_as_the_released_models_of_this_name_were_attacked():
     released = [model.load(name)[1] for name in model.released() if name.startswith("ebsc-cnn-frozen-")]
     assert len(released) >= 7
