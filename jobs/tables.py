@@ -83,7 +83,7 @@ def compare(
         more += _pairs(entries, radii)
         said.append(
             "Pairs: images that only the first row certifies : only the other, with the rounding of logs in the other's"
-            " favour; in brackets the level of a sign test (McNemar's, exact, two-sided), rounded up. It is of one pair"
+            " favour; in brackets the p-value of McNemar's exact test (two-sided), rounded up. It is of one pair"
             " at one radius: among many, small ones come by chance. ACR, where both have a fixed budget: that of the"
             " first row less the other's, rounded towards 0, and in brackets the standard error of this mean over"
             " images; logs as they stand."
