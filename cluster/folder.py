@@ -194,7 +194,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         if path.with_name("job.json").exists():
             raise InputError(f"{folder} was submitted and has not begun: ebsc jobs says where it stands") from None
         raise InputError(f"{folder} is not a run folder: config.json is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error!r}") from error
     return config
 

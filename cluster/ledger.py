@@ -1,17 +1,18 @@
 """The crash-safe record of a run: ``config.json`` and an append-only ``ledger.jsonl``, under a lock."""
 
+import hashlib
 import json
 import lzma
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cluster import certificates
-from cluster.folder import RunFolder
+from cluster.folder import RunFolder, flat, read_config
 from ebsc.errors import InputError
 from ebsc.files import write_whole
 
@@ -30,6 +31,9 @@ KEPT = "ledger.jsonl.xz"
 
 _TAIL = 1 << 16
 """Bytes that are read at a time to find the end of the last whole line."""
+
+_MOST_SECONDS = 1e9
+"""More than any worker spent on an image: a damaged line."""
 
 _BEGIN = b'{"image": '
 """How every line of a ledger begins, so that a torn line is told from somebody else's file."""
@@ -57,6 +61,7 @@ class Ledger:
         self.folder = Path(folder)
         self._path = self.folder / LEDGER
         self._synced, self._dirty = 0.0, False
+        self._votes = _votes_of(config["question"])
         self._held = RunFolder(folder, config, LEDGER, KEPT, extends=extends)
         try:
             self._unpack()
@@ -87,6 +92,8 @@ class Ledger:
         """Record finished looks, with the worker seconds that each took."""
         if records:
             timed = [{**record, "seconds": round(float(s), 6)} for record, s in zip(records, seconds, strict=True)]
+            if not self._whole:
+                timed[0]["votes_of"] = self._votes
             with self._path.open("ab") as file:
                 file.truncate(self._whole)
                 file.write(_lines(timed))
@@ -111,7 +118,7 @@ class Ledger:
         if not self._whole:
             return
         with self._path.open("rb") as file:
-            yield from _parsed(_first(file, self._whole), self._path)
+            yield from _parsed(_first(file, self._whole), self._path, self._votes)
 
     def _unpack(self) -> None:
         """Make the ledger of a run that was kept; the compressed one stays until :meth:`extend`."""
@@ -146,13 +153,14 @@ def recorded(folder: str | Path) -> Iterator[Record]:
         InputError: there is no ledger, or it is damaged.
     """
     path = Path(folder) / LEDGER
+    votes = _votes_of(read_config(folder)["question"])
     try:
         if path.exists():
             with path.open("rb") as file:
-                yield from _parsed(file, path)
+                yield from _parsed(file, path, votes)
             return
         path = Path(folder) / KEPT
-        yield from _parsed(_unpacked(path), path)
+        yield from _parsed(_unpacked(path), path, votes)
     except FileNotFoundError:
         raise InputError(f"{folder} has no ledger: neither {LEDGER} nor {KEPT}") from None
 
@@ -167,6 +175,12 @@ def compress(folder: Path, into: Path) -> None:
     path = folder / LEDGER  # the one that recorded() reads
     kept = lzma.compress(path.read_bytes()) if path.exists() else (folder / KEPT).read_bytes()
     write_whole(into / KEPT, kept)
+
+
+def _votes_of(question: Mapping[str, Any]) -> str:
+    """What tells the votes that a question asks for from others: all of it but the budget, which may be extended."""
+    asked = flat({name: value for name, value in question.items() if name != "budget"})
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _lines(records: Iterable[Record]) -> bytes:
@@ -191,13 +205,18 @@ def _first(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
             return
 
 
-def _parsed(lines: Iterable[bytes], path: Path) -> Iterator[Record]:
+def _parsed(lines: Iterable[bytes], path: Path, votes: str) -> Iterator[Record]:
+    """Records of the votes that ``votes`` names; merged ledgers, and older ones, do not say whose theirs are."""
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
             values = [record["image"], record["look"], *record["votes"].values()]
-            if not (all(isinstance(v, int) for v in values) and isinstance(record["seconds"], float)):
+            seconds = record["seconds"]
+            known = isinstance(seconds, float) and 0 <= seconds < _MOST_SECONDS
+            if not (known and all(isinstance(v, int) for v in values)):
                 raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{path}, line {number} is not a ledger line: the file is damaged or foreign") from None
+        if record.pop("votes_of", votes) != votes:
+            raise InputError(f"{path}, line {number} is of another run than the config.json beside it")
         yield record

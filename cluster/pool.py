@@ -18,6 +18,9 @@ DEPTH = 2
 RESIZE_EVERY = 10.0
 """Seconds between questions how much room the cluster has, when the number of workers follows it."""
 
+_PARTS = 10_000
+"""Ray counts a resource in ten-thousandths."""
+
 STILLBORN = 3
 """Times all workers may die before one is ready."""
 
@@ -128,7 +131,10 @@ def room(nodes: Iterable[Mapping[str, Any]], wants: Mapping[str, float]) -> int:
     have = [node["Resources"] for node in nodes if node["Alive"]]
     if not wants:
         return 1
-    return sum(min(int(there.get(name, 0) / amount) for name, amount in wants.items()) for there in have)
+    return sum(
+        min(round(there.get(name, 0) * _PARTS) // max(1, round(amount * _PARTS)) for name, amount in wants.items())
+        for there in have
+    )
 
 
 class RayPool:

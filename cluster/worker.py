@@ -31,7 +31,8 @@ class Assignment:
             (:func:`ebsc.model.code`). Their packages are allowed, as the driver has imported them.
         plain: vote without the denoiser.
         walk: vote by chains; see :class:`ebsc.votes.Voter`.
-        images: the images being certified, in the order of the campaign's rows.
+        images: the images being certified, in the order of the campaign's rows: (row, channel, height, width), uint8 on
+            the lattice or float32 in [0, 1].
         levels: L, the integer of white.
         device: see :func:`ebsc.device.pick`.
         precision, batch, compiled: see :class:`ebsc.votes.Voter`.
@@ -54,7 +55,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts of a unit, the seconds it took, and the micro-batch in use (it is halved when memory runs out)."""
+    """Counts of a unit (span, class), the seconds it took, and the micro-batch in use, halved when memory runs out."""
 
     counts: np.ndarray
     seconds: float
@@ -106,6 +107,11 @@ class Worker:
         """Votes of a unit. Out of memory, it goes on with half the micro-batch.
 
         Counts are the same on CPUs for micro-batches of four images or more; elsewhere a last bit may differ.
+
+        Raises:
+            InputError: as of :meth:`ready`.
+            RunError: the network's outputs are not finite.
+            MemoryError, RuntimeError: memory ran out for a micro-batch of one image, too.
         """
         started = time.perf_counter()
         while True:

@@ -32,6 +32,11 @@ def clopper_pearson_lower(
 
     P[bound <= p] >= 1 - alpha for every p. 0 where there is no success.
 
+    Args:
+        successes: from 0 to ``draws``.
+        draws: 1 or more.
+        alpha: probability in (0, 1) that the bound is above p.
+
     >>> round(float(clopper_pearson_lower(100_000, 100_000, 0.001)), 6)
     0.999931
     """
@@ -45,6 +50,11 @@ def clopper_pearson_upper(
     successes: Counts, draws: Counts, alpha: float | Float64[np.ndarray, "*shape"]
 ) -> Float64[np.ndarray, "*shape"]:
     """Exact one-sided upper confidence bound of a binomial probability; 1 where there is no failure.
+
+    Args:
+        successes: from 0 to ``draws``.
+        draws: 1 or more.
+        alpha: probability in (0, 1) that the bound is below p.
 
     >>> round(float(clopper_pearson_upper(0, 1000, 0.05)), 6)
     0.002991

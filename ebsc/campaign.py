@@ -61,7 +61,13 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True)
 class Unit:
-    """What travels to a worker: addresses of draws. The same unit gives the same counts anywhere."""
+    """What travels to a worker: addresses of draws. The same unit gives the same counts anywhere.
+
+    Attributes:
+        number: of the unit in its campaign.
+        seed: of the campaign.
+        spans: which draws of which images, an array of :data:`SPAN`.
+    """
 
     number: int
     seed: int
@@ -210,7 +216,7 @@ class Campaign:
         n_classes = self.counts[Stream.SELECT].shape[1]
         numbers = [unit.number for unit, _ in counted]
         for number, (unit, counts) in zip(numbers, counted, strict=True):
-            if number not in self._out:
+            if self._out.get(number) is not unit:
                 raise ValueError(f"unit {number} is not out: it was merged before, or belongs to another campaign")
             if counts.shape != (len(unit.spans), n_classes):
                 raise ValueError(f"unit {number}: counts have shape {counts.shape}, not {(len(unit.spans), n_classes)}")

@@ -241,7 +241,9 @@ def _npz(path: Path, split: Split) -> Dataset:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
             both = [arrays[name] for name in ("train_labels", "test_labels") if name in arrays]
-            levels = int(arrays["levels"]) if "levels" in arrays else 255
+            levels = arrays["levels"].item() if "levels" in arrays else 255
+            if levels != int(levels):
+                raise ValueError(f"levels is {levels}, no whole number")
     except KeyError as error:
         raise InputError(f"{path}: an array is missing; wanted are {split}_images and {split}_labels") from error
     except Exception as error:  # a missing, truncated, pickled or foreign file
@@ -254,7 +256,7 @@ def _npz(path: Path, split: Split) -> Dataset:
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         raise InputError(f"{path}: images of shape {images.shape}; channels come first: (N, channels, height, width)")
     if np.issubdtype(images.dtype, np.floating):
-        images = _to_lattice(images, levels)
+        images = _to_lattice(images, int(levels))
     largest = max(int(array.max()) for array in (labels, *both))
     if largest >= MOST_CLASSES:
         raise InputError(f"{path}: labels are 0, 1, ..., below {MOST_CLASSES:,}, and the largest here is {largest}")
@@ -263,19 +265,17 @@ def _npz(path: Path, split: Split) -> Dataset:
         split=split,
         images=images,
         labels=labels.astype(np.int64),
-        levels=levels,
+        levels=int(levels),
         n_classes=largest + 1,
     )
 
 
 def _to_lattice(images: np.ndarray, levels: int) -> np.ndarray:
     """Floats that are integers over ``levels``, but for rounding, as ``uint8``; all others as ``float32``, off it."""
-    scaled = images.astype(np.float64) * levels
-    pixels = np.rint(scaled)
-    if not images.size or (
-        images.itemsize >= 4  # float16 is coarser than the lattice of 255 levels is fine
-        and np.abs(scaled - pixels).max() < 1e-4
-        and 0 <= pixels.min() <= pixels.max() <= levels
-    ):
-        return pixels.astype(np.uint8)
-    return images.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # of NaN and infinity, which are refused later
+        scaled = images.astype(np.float64) * levels
+        pixels = np.rint(scaled)
+        near = np.abs(scaled - pixels).max(initial=0.0) < 1e-4
+        if near and 0 <= pixels.min(initial=0.0) <= pixels.max(initial=0.0) <= levels:
+            return pixels.astype(np.uint8)
+        return images.astype(np.float32)

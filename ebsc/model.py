@@ -160,8 +160,8 @@ def build(spec: ModelSpec, allow: Sequence[str] = ()) -> Ebsc:
     try:
         base = _classifier(spec, allow)  # before the denoiser: a seed gives the weights of each in this order
         return Ebsc(_denoiser(spec, allow), base, spec.sigma)
-    except TypeError as error:
-        raise InputError(f"not a model specification: {error}") from error
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise InputError(f"not a model specification: {one_line(error)}") from error
 
 
 def code(spec: ModelSpec) -> dict[str, str]:

@@ -84,7 +84,7 @@ def make(kind: str, allow: Sequence[str], *arguments: Any, **options: Any) -> nn
         raise InputError(f"{kind!r} is code that is no part of ebsc: if you trust it, allow it with --allow {name}")
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # a module may raise anything when it is imported
+    except (Exception, SystemExit) as error:  # a module may raise anything when it is imported
         where = "it is looked for among what is installed, on PYTHONPATH and in the working folder"
         raise InputError(f"cannot import {name}: {one_line(error)} ({where})") from error
     factory = getattr(module, kind.rpartition(":")[2], None)
@@ -92,7 +92,7 @@ def make(kind: str, allow: Sequence[str], *arguments: Any, **options: Any) -> nn
         raise InputError(f"{kind!r}: {module.__file__} defines no such function or class")
     try:
         made = factory(*arguments, **options)
-    except Exception as error:  # and so may a factory
+    except (Exception, SystemExit) as error:  # and so may a factory
         raise InputError(f"{kind!r} failed: {one_line(repr(error))}") from error
     if not isinstance(made, nn.Module):
         raise InputError(f"{kind!r} makes a {type(made).__name__}, not a torch.nn.Module")

@@ -172,7 +172,11 @@ class Voter:
             8, *self._batch.shape[1:]
         )
         with torch.no_grad():
-            alone, among = (self._scores(torch.cat([batch[:1], others])) for others in (batch[1:], 0.1 * batch[1:]))
+            alone, again, among = (
+                self._scores(torch.cat([batch[:1], others])) for others in (batch[1:], batch[1:], 0.1 * batch[1:])
+            )
+        if (alone - again).abs().max() > 0.01 * alone.abs().max():
+            raise InputError("the model draws random numbers of its own: its votes cannot be counted again")
         if (alone[0] - among[0]).abs().max() > 0.01 * alone[0].abs().max():
             raise InputError(
                 "the model's answer to an image depends on the others of its batch: its votes prove nothing"

@@ -203,11 +203,11 @@ class Certify:
             except ValueError as error:
                 raise InputError(f"{folder / LEDGER} is damaged or foreign: {error}") from error
             if not campaign.done:
-                packed, weights = model.pack(net, spec)
+                weights = model.read(self.model)[1]  # as they are stored: the question names their checksum
                 with (
                     Reporter(f"certifying {folder.name}") as reporter,
                     open_pool(
-                        self._assignment(packed, weights, chosen),
+                        self._assignment(spec, weights, chosen),
                         workers=self.workers,
                         cpus=self.cpus_per_worker,
                         gpus=self.gpus_per_worker,

@@ -43,7 +43,8 @@ class Entry:
         abstained: whether an image has no certificate, shape (N,).
         sigma, n, alpha: of the run; None where a log does not say.
         reach: the largest radius that its budget can certify; infinite where a log does not say.
-        extends: how many tables of smaller budgets it was extended from.
+        extends: how many tables it was extended from: of smaller budgets, of the other bound.
+        seeds: whose votes it adds up.
         precision: of the network that voted; empty where a log does not say.
         draws: spent on each image, shape (N,); None where a log does not say.
         rounding: how far each radius may be from the true one by rounding in print, shape (N,); None for our runs,
@@ -66,6 +67,7 @@ class Entry:
     alpha: float | None = None
     reach: float = inf
     extends: int = 0
+    seeds: int = 1
     precision: str = ""
     draws: np.ndarray | None = None
     rounding: np.ndarray | None = None
@@ -143,7 +145,8 @@ def read_entry(path: Path) -> Entry:
 
 
 def _read_run(folder: Path) -> Entry:
-    question = read_config(folder)["question"]
+    config = read_config(folder)
+    question = config["question"]
     name = folder_name(folder)
     if "log" in question:
         about = {key: question.get(key) for key in ("sigma", "n", "alpha")}
@@ -158,10 +161,11 @@ def _read_run(folder: Path) -> Entry:
             radius=np.where(certificates.correct(table), table["radius"], 0.0),
             abstained=table["radius"] == 0,
             sigma=_number(question["sigma"]),
-            n=_number(budget["n"]),
+            n=_number(budget["n"], int),
             alpha=budget["alpha"],
             reach=budget_of(budget).largest_radius(question["sigma"]),
-            extends=len(budget.get("extends", ())),
+            extends=len(budget.get("extends", ())) + ("two-sided" in config["options"].get("extend", ())),
+            seeds=len(np.atleast_1d(question["seed"])),
             precision=question["precision"],
             draws=table["draws"],
             decided=tuple(budget["radii"]) if "radii" in budget else None,
@@ -176,9 +180,9 @@ def _read_run(folder: Path) -> Entry:
         raise InputError(f"{folder}/config.json is not that of a certification: {error!r}") from error
 
 
-def _number(value: Any) -> Any:
-    if not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
+def _number(value: Any, kind: Any = int | float) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {'whole ' * (kind is int)}number")
     return value
 
 

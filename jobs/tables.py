@@ -289,7 +289,12 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
         if entry.extends:
             notes.append(
                 f"{entry.name} was extended: the best of it and what it was before, chosen after seeing them, is wrong"
-                f" with probability up to {entry.extends + 1} alpha."
+                f" with probability up to {entry.extends + 1} alpha, if the votes did not decide how far to extend it."
+            )
+        if entry.seeds > 1:
+            notes.append(
+                f"{entry.name} adds up {entry.seeds} seeds: it holds at level alpha if that many were meant before any"
+                " was looked at."
             )
         if entry.two_sided:
             notes.append(f"{entry.name} certifies with a bound on the strongest other class too (two-sided).")

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from cluster.folder import read_config
-from cluster.ledger import KEPT, SYNC_EVERY, Ledger
+from cluster.ledger import KEPT, SYNC_EVERY, Ledger, recorded
 from ebsc.errors import InputError
 
 CONFIG = {"question": {"seed": 0, "budget": {"kind": "fixed", "n": 100}}, "options": {"workers": 1}}
@@ -27,7 +27,7 @@ def fill(folder, records=RECORDS):
 
 
 def without_seconds(records):
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+    return [{key: value for key, value in record.items() if key not in ("seconds", "votes_of")} for record in records]
 
 
 def test_a_new_folder_holds_the_config_and_no_record(tmp_path):
@@ -98,6 +98,9 @@ def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path):
         b'{"image": 3}',
         b'{"image": "3", "look": 0, "votes": {"1": 1}, "seconds": 0.5}',
         b'{"image": 3, "look": 0, "votes": [1], "seconds": 0.5}',
+        b'{"image": 3, "look": 0, "votes": {"1": 1}, "seconds": NaN}',
+        b'{"image": 3, "look": 0, "votes": {"1": 1}, "seconds": 1e300}',
+        b"[" * 100_000,
         b'{"image": 5, "look": 0, "vo',
         b"\xff\xfe\x00",
     ],
@@ -111,6 +114,20 @@ def test_a_damaged_line_in_the_middle_is_refused(tmp_path, line):
     with Ledger(tmp_path, CONFIG) as ledger, pytest.raises(InputError, match="line 2 is not a ledger line"):
         list(ledger.read())
     assert tiny.files(tmp_path) == before
+
+
+def test_the_ledger_of_another_run_is_refused_and_that_of_another_budget_is_not(tmp_path):
+    fill(tmp_path)
+    larger = {"question": CONFIG["question"] | {"budget": {"kind": "fixed", "n": 1000, "extends": [100]}}}
+    (tmp_path / "config.json").write_text(json.dumps(larger))
+    with Ledger(tmp_path, larger) as ledger:
+        assert without_seconds(ledger.read()) == RECORDS
+    other = {"question": CONFIG["question"] | {"model": "another"}}
+    (tmp_path / "config.json").write_text(json.dumps(other))
+    with Ledger(tmp_path, other) as ledger, pytest.raises(InputError, match="line 1 is of another run than the config"):
+        list(ledger.read())
+    with pytest.raises(InputError, match="line 1 is of another run than the config"):
+        list(recorded(tmp_path))
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"image": 4, "lo'])

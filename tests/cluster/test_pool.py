@@ -58,6 +58,11 @@ def test_each_worker_has_room_on_one_node(wants, fit):
     assert room([node(CPU=4.0, GPU=1.0), node(CPU=2.0), node(alive=False, CPU=64.0)], wants) == fit
 
 
+@pytest.mark.parametrize(("cpus", "fit"), [(0.28, 25), (0.07, 100), (0.56, 12), (1e-6, 70_000)])
+def test_room_for_fractions_of_a_resource_is_not_lost_by_rounding(cpus, fit):
+    assert room([node(CPU=7.0)], {"CPU": cpus}) == fit
+
+
 class Ray:
     """As much of Ray as a pool needs; its actors are lost for memory as they are told."""
 

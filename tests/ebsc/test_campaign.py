@@ -171,6 +171,14 @@ def test_merging_twice_is_refused_and_changes_nothing():
     assert run.certificates().tobytes() == before
 
 
+def test_a_unit_of_another_campaign_is_refused():
+    ours, theirs = campaign(BUDGETS[0]), campaign(BUDGETS[0])
+    (unit,), (other,) = ours.next_units(10**6), theirs.next_units(10**6)
+    assert unit.number == other.number
+    with pytest.raises(ValueError, match="another campaign"):
+        ours.merge(other, coins.addressed(P)(other))
+
+
 def shorter(counts):
     return counts[:-1]
 

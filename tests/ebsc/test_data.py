@@ -143,12 +143,21 @@ def test_floats_as_coarse_as_the_lattice_are_not_taken_for_it(tmp_path):
     assert not data.load(npz(tmp_path, (PIXELS / 255).astype(np.float16)), "test").on_lattice
 
 
+def test_coarse_floats_on_a_coarse_lattice_become_integers(tmp_path):
+    pixels = np.minimum(PIXELS, 16)
+    own = data.load(npz(tmp_path, (pixels / 16).astype(np.float16), levels=np.array(16)), "test")
+    np.testing.assert_array_equal(own.images, pixels)
+
+
 def test_a_test_split_that_lacks_the_last_class_has_it_all_the_same(tmp_path):
     path = npz(tmp_path, labels=np.zeros(6, np.int64), train_images=PIXELS, train_labels=LABELS)
     assert data.load(path, "test").n_classes == data.load(path, "train").n_classes == 4
 
 
 REFUSED = {
+    "half a level": ({"levels": np.array(16.5)}, "levels is 16.5, no whole number"),
+    "infinite floats": ({"images": np.full(PIXELS.shape, np.inf)}, "NaN or infinity"),
+    "huge floats": ({"images": np.full(PIXELS.shape, 1e308)}, "NaN or infinity"),
     "no images": ({"images": PIXELS[:0], "labels": LABELS[:0]}, "labels"),
     "no images in floats": ({"images": PIXELS[:0] / 255, "labels": LABELS[:0]}, "labels"),
     "fewer labels": ({"labels": LABELS[:5]}, "6 images but labels"),

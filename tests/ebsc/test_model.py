@@ -268,6 +268,8 @@ def test_what_is_no_specification_is_refused(changes):
         ({"denoiser": {"kind": "cubic"}}, "cubic"),
         ({"denoiser": {"kind": "mixture", "components": 0}}, "components must be at least 1, not 0"),
         ({"denoiser": {"kind": "mixture", "components": "many"}}, "not a model specification"),
+        ({"classifier": {"kind": "cnn", "width": 2.5}}, "not a model specification"),
+        ({"classifier": {"kind": "linear"}, "shape": (1, 10**9, 10**9)}, "not a model specification"),
         ({"denoiser": {"kind": "mixture", "width": 4}}, "width"),
     ],
 )

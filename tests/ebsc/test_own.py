@@ -68,6 +68,9 @@ def words(shape, n_classes):
 
 def broken(shape, n_classes):
     raise RuntimeError("no weights at hand")
+
+def leaves(shape, n_classes):
+    raise SystemExit(0)
 """
 
 
@@ -156,6 +159,7 @@ def test_what_is_no_module_and_factory_is_refused(kind):
         ({"classifier": {"kind": "my_nets:Nets"}}, r"my_nets.py defines no such function or class"),
         ({"classifier": {"kind": "my_nets:words"}}, "makes a str, not a torch.nn.Module"),
         ({"classifier": {"kind": "my_nets:broken"}}, r"failed: RuntimeError\('no weights at hand'\)"),
+        ({"classifier": {"kind": "my_nets:leaves"}}, r"failed: SystemExit\(0\)"),
         ({"classifier": {"kind": "my_nets:Net", "depth": 3}}, "failed: TypeError.*depth"),
         ({"classifier": {"kind": "my_nets:Net", "width": 5}}, r"model.safetensors does not fit model.json"),
         (

@@ -113,6 +113,16 @@ def test_a_network_that_looks_at_the_whole_batch_is_refused(precision):
         Voter(net, images(), levels=16, n_classes=10, precision=precision)
 
 
+def test_a_network_with_random_numbers_of_its_own_is_refused():
+    class Shaken(torch.nn.Module):
+        def forward(self, x):
+            return x + torch.randn_like(x)
+
+    net = Ebsc(Shaken(), model().classifier, SIGMA)
+    with pytest.raises(InputError, match="draws random numbers of its own"):
+        Voter(net, images(), levels=16, n_classes=10)
+
+
 def test_noise_that_would_not_be_exact_is_refused_on_the_lattice_alone():
     net = Ebsc(model().denoiser, model().classifier, 700.0)
     off = data.load("digits", "test").off_lattice().images[:3]

@@ -1,5 +1,6 @@
 import json
 import re
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,6 +9,7 @@ import tiny
 import torch
 from scipy import stats
 
+from cluster.worker import Assignment
 from ebsc import data
 from jobs.entries import read_entry
 
@@ -30,6 +32,16 @@ def test_time_is_recorded_for_every_image(place):
     records = [json.loads(line) for line in (place.run / "ledger.jsonl").read_text().splitlines()]
     assert (seconds > 0).all()
     assert seconds.sum() == pytest.approx(sum(record["seconds"] for record in records))
+
+
+def test_what_votes_are_the_weights_of_the_file_whatever_storage_is_said(place):
+    head = json.loads((place.model / "model.json").read_text())
+    (place.model / "model.json").write_text(json.dumps(head | {"storage": "float16"}))
+    sent = []
+    with patch("jobs.certify.Assignment", side_effect=lambda **words: sent.append(words) or Assignment(**words)):
+        assert tiny.cli(*place.certify(out="new")).status == 0
+    assert sent[0]["weights"] == (place.model / "model.safetensors").read_bytes()
+    assert tiny.columns(place.folder / "new") == tiny.columns(place.run)
 
 
 def test_started_again_a_finished_run_says_the_same_and_changes_nothing(place):

@@ -407,6 +407,7 @@ def test_the_notes_say_what_was_extended_and_what_voted_coarsely():
     notes = render(rows, (0.5,)).split("\n\n")[1]
     assert "far was extended" in notes
     assert "up to 3 alpha" in notes
+    assert "adds up 2 seeds" in render([entry([0.5], "both", seeds=2)], (0.5,))
     assert "bfloat16, not float32, which is another function: coarse." in notes
     assert "extended" not in render(rows[2:], (0.5,))
 
