@@ -8,7 +8,6 @@ at all, at most n. The confidence sequence is the beta mixture (Robbins 1970), l
 2%. Then the coverage of our bound under its stopping rule, at thresholds, where an image draws longest.
 """
 
-import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,9 +18,12 @@ from scipy.special import betaln, expit, logit, ndtr, rel_entr, xlog1py, xlogy
 from tabulate import tabulate
 
 from benchmarks.measuring import save
+from cluster.certificates import from_tsv
 from ebsc.budgets import Budget, Fixed, Sequential, Standing, Tolerance
 from ebsc.campaign import Campaign
+from ebsc.errors import InputError
 from ebsc.noise import BLOCK, Stream
+from jobs.entries import named_sigma
 from jobs.options import parse_radii
 
 QUESTIONS = {
@@ -104,12 +106,12 @@ class Benchmark:
         save(self.out, draws=rows, coverage=coverage)
 
     def _log(self, path: Path) -> list[dict]:
-        with path.open(newline="") as file:
-            log = list(csv.DictReader(file, delimiter="\t"))[:: self.every]
-        sigma = float(path.stem.partition("sigma")[2])
-        logged = ndtr(np.array([float(row["radius"]) for row in log]) / sigma)
+        log, sigma = from_tsv(path)[:: self.every], named_sigma(path)
+        if sigma is None:
+            raise InputError(f"{path}: its name does not say sigma")
+        logged = ndtr(log["radius"] / sigma)
         p = np.where(logged > 0.5, np.minimum(stats.binom.isf(0.001, 10**5, logged) + 1, 10**5) / 10**5, 0.5)
-        right = np.array([row["correct"] == "1" for row in log])
+        right = log["predicted"] == log["label"]
         votes = Votes(p, self.n)
         fixed = certified(votes.run(Fixed(n=self.n, alpha=self.alpha), right, sigma))
         rows = []

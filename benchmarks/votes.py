@@ -9,7 +9,6 @@ The second table is about the networks alone: the share of the speed of one larg
 they reach on a fixed micro-batch.
 """
 
-import json
 import multiprocessing
 from dataclasses import dataclass
 from itertools import product
@@ -22,7 +21,7 @@ import tyro
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from benchmarks.measuring import Task, count_flops, machine, repeated, round_robin
+from benchmarks.measuring import Task, count_flops, repeated, round_robin, save
 from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign, Unit
 from ebsc.device import as_graph
@@ -67,8 +66,7 @@ class Benchmark:
         for name, rows in tables.items():
             print(f"\n{name}\n" + tabulate(rows, headers="keys", floatfmt=".3g", intfmt=","))
         out = self.out.with_stem(f"{self.out.stem}-processes") if self.processes else self.out
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"machine": machine(), **tables}, indent=2) + "\n")
+        save(out, **tables)
 
 
 # -- the two loops --

@@ -180,7 +180,7 @@ def seconds(folder: str | Path) -> np.ndarray:
 def _table(folder: str | Path) -> pa.Table:
     path = Path(folder) / "certificates.parquet"
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(path.read_bytes()))  # a path might be taken for a URI
     except FileNotFoundError:
         raise InputError(
             f"{folder} is not finished: certificates.parquet is missing; start its command again"

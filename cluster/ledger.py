@@ -93,7 +93,7 @@ class Ledger:
         if records:
             timed = [{**record, "seconds": round(float(s), 6)} for record, s in zip(records, seconds, strict=True)]
             if not self._whole:
-                timed[0]["votes_of"] = self._votes
+                timed[0] |= {"votes_of": self._votes}
             with self._path.open("ab") as file:
                 file.truncate(self._whole)
                 file.write(_lines(timed))
@@ -165,9 +165,9 @@ def recorded(folder: str | Path) -> Iterator[Record]:
         raise InputError(f"{folder} has no ledger: neither {LEDGER} nor {KEPT}") from None
 
 
-def write(folder: Path, records: Iterable[Record]) -> None:
+def write(folder: Path, question: Mapping[str, Any], records: Sequence[Record]) -> None:
     """Write the whole ledger of a finished run that this process holds."""
-    write_whole(folder / LEDGER, _lines(records))
+    write_whole(folder / LEDGER, _lines([records[0] | {"votes_of": _votes_of(question)}, *records[1:]]))
 
 
 def compress(folder: Path, into: Path) -> None:
@@ -206,7 +206,7 @@ def _first(lines: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def _parsed(lines: Iterable[bytes], path: Path, votes: str) -> Iterator[Record]:
-    """Records of the votes that ``votes`` names; merged ledgers, and older ones, do not say whose theirs are."""
+    """Records of the votes that ``votes`` names; ledgers made before 1 December 2026 do not say whose theirs are."""
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)

@@ -12,6 +12,7 @@ as far as these are known.
 import inspect
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from sys import float_info
 from typing import Any
 
@@ -368,7 +369,7 @@ def learned(
 
 def check_training(draws: int, ramp: int, denoising: float) -> None:
     """Raise :class:`InputError` unless :func:`learned` takes these."""
-    if draws < 1 or ramp < 0 or denoising < 0:
+    if draws < 1 or ramp < 0 or not 0 <= denoising < inf:
         raise InputError("draws must be at least 1, ramp and the weight of denoising not negative")
 
 

@@ -128,8 +128,10 @@ class Schedule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.steps >= 1 and self.batch >= 1 and self.learning_rate > 0 and self.clip > 0 and self.warmup >= 0):
-            raise InputError("steps, batch, learning_rate and clip must be positive, and warmup not negative")
+        if not (self.steps >= 1 and self.batch >= 1 and self.clip > 0 and self.warmup >= 0):
+            raise InputError("steps, batch and clip must be positive, and warmup not negative")
+        if not 0 < self.learning_rate < 1e9:
+            raise InputError(f"learning_rate must be positive and below 1e9, not {self.learning_rate}")
         if not 0 <= self.ema < 1:
             raise InputError(f"ema must lie in [0, 1), not {self.ema}")
         check_seed(self.seed)

@@ -71,7 +71,7 @@ def read(folder: Path) -> Attacked:
         InputError: a file is missing or damaged.
     """
     try:
-        table = pq.read_table(folder / "attack.parquet")
+        table = pq.read_table(pa.BufferReader((folder / "attack.parquet").read_bytes()))  # see cluster.certificates
         lines = np.zeros(table.num_rows, dtype=_LINES)
         for name in _LINES.names or ():
             lines[name] = table[name].to_numpy()
@@ -135,7 +135,9 @@ def of_run(run: Path) -> dict[Path, Attacked]:
 def empirical(attacks: Mapping[Path, Attacked], index: np.ndarray) -> Empirical | None:
     """The empirical curve over images of a row; None where none of them was attacked at radii."""
     for folder, attack in attacks.items():
-        asked = read_config(folder)["question"]["radii"]
+        asked = read_config(folder)["question"].get("radii")
+        if not (asked == "certified" or isinstance(asked, list)):
+            raise InputError(f"{folder}/config.json is not that of an attack: no radii")
         mine = np.isin(attack.lines["index"], index)
         if asked == "certified" or not mine.any():
             continue

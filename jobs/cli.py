@@ -7,10 +7,10 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
@@ -96,18 +96,47 @@ def parse(kind: Any, words: list[str], program: str | None = None) -> Any:
     """The command of this kind that these words are. A recipe among them is where its options start from.
 
     Raises:
-        InputError: unknown recipe, or an option that is not allowed.
+        InputError: unknown recipe, an option that is not allowed, or one that takes a list given twice.
     """
+    for flag in _lists(kind):
+        if sum(word.partition("=")[0].replace("_", "-") == flag for word in words) > 1:
+            raise InputError(f"{flag} is given twice: give all its values after one")
     if not (recipe := _recipe(kind, words)):
         return tyro.cli(kind, prog=program, args=words)
     default = replace(recipe, hyper={})  # hyperparameters in a default would become options of their own
-    return tyro.cli(kind, prog=program, args=words, default=default).with_hyper(recipe)
+    command = tyro.cli(kind, prog=program, args=words, default=default)
+    return replace(command, hyper=recipe.hyper | command.hyper, given=tuple(_given(words)) if command.sweep else ())
+
+
+def _lists(kind: Any) -> Iterator[str]:
+    """The options of a command that take a list, of which a second one would replace the first."""
+    hints = get_type_hints(kind, include_extras=True)
+    for item in fields(kind):
+        hint, *notes = get_args(hints[item.name]) if get_origin(hints[item.name]) is Annotated else (hints[item.name],)
+        if is_dataclass(hint):
+            yield from _lists(hint)
+        elif get_origin(hint) in (tuple, dict):
+            name = next((note.name for note in notes if getattr(note, "name", None)), item.name)
+            yield "--" + name.replace("_", "-")
+
+
+def _given(words: Sequence[str]) -> Iterator[str]:
+    """The options that words set, of a map also ``map.NAME``."""
+    option = ""
+    for word in words:
+        if word.startswith("--"):
+            option = word.removeprefix("--").partition("=")[0].replace("-", "_")
+            option = option.removeprefix("no_").replace(".no_", ".")
+            yield from () if option == "hyper" else (option,)
+        elif option == "hyper":
+            yield f"hyper.{word}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Recipe:
     recipe: str | None = None
     sigma: float = 0.5
+    objective: str | None = None
 
 
 def _recipe(kind: Any, words: list[str]) -> Any:
@@ -118,7 +147,10 @@ def _recipe(kind: Any, words: list[str]) -> Any:
         chosen, _ = tyro.cli(_Recipe, args=words, return_unknown_args=True, add_help=False, console_outputs=False)
     except SystemExit:  # to be explained by the parser of the whole command
         return None
-    return kind.by(chosen.recipe, chosen.sigma) if chosen.recipe else None
+    if not chosen.recipe:
+        return None
+    recipe = kind.by(chosen.recipe, chosen.sigma)
+    return recipe if chosen.objective in (None, recipe.objective) else recipe.apart
 
 
 COMMANDS = {

@@ -150,7 +150,16 @@ def _read_run(folder: Path) -> Entry:
     name = folder_name(folder)
     if "log" in question:
         about = {key: question.get(key) for key in ("sigma", "n", "alpha")}
-        return replace(_read_log(folder / certificates.LOG), name=name, **about)
+        kinds = {"n": int}
+        try:
+            known = {
+                key: _number(value, kinds.get(key, int | float)) for key, value in about.items() if value is not None
+            }
+        except TypeError as error:
+            raise InputError(f"{folder}/config.json is not that of an imported log: {error}") from error
+        return replace(_read_log(folder / certificates.LOG), name=name, **(about | known))
+    if "budget" not in question:
+        raise InputError(f"{folder}/config.json is not that of a certification: no budget")
     table = certificates.read(folder)
     try:
         budget, sound = question["budget"], question["lattice"]
@@ -248,7 +257,7 @@ def folder_name(folder: Path) -> str:
 
 def distinct(names: list[str], paths: Sequence[Path]) -> list[str]:
     """Names of these files or folders, with as many folders before equal ones as tell them apart."""
-    folders = [list(path.resolve().parents) for path in paths]
+    folders = [list(Path(os.path.realpath(path)).parents) for path in paths]
     while len(set(names)) < len(names) and all(folders):
         names = [
             f"{above.pop(0).name}/{name}" if names.count(name) > 1 else name

@@ -97,6 +97,8 @@ class Export:
         if "log" in question:
             put(self._copied(), self.out)
             return
+        if "budget" not in question:
+            raise InputError(f"{self.run_folder}/config.json is not that of a certification: no budget")
         if not question.get("lattice", True):
             raise InputError(
                 f"{self.run_folder} was made with --no-lattice: its certificates are not sound in floating point, and"

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import cast
 
@@ -38,7 +39,7 @@ class Watch:
     save: float = 120.0
 
     def __post_init__(self) -> None:
-        if self.log < 1 or self.looks < 1 or self.save < 0:
+        if self.log < 1 or self.looks < 1 or not 0 <= self.save < inf:
             raise InputError("steps between lines and looks must be at least 1, seconds between states not negative")
 
 

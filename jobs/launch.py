@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -54,7 +54,7 @@ _SBATCH = """
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm:
-    """What to ask SLURM for; of no meaning with --cluster here.
+    """What to ask SLURM for; refused with --cluster here.
 
     Attributes:
         partition: Partition to submit to. Default: SLURM's own.
@@ -70,7 +70,7 @@ class Slurm:
         gres: Generic resources, as `--gres` of sbatch; `gpu:a100:4` counts as 4 GPUs.
         setup: Shell lines to run before the job, for example `"module load cuda"`.
         sbatch: Further parameters of sbatch, as key=value; a wrong key is answered with the list.
-        parallel: Tasks of a sweep that run at a time.
+        parallel: Tasks of a sweep that SLURM runs at a time.
         signal: Seconds before the time limit at which a job saves its state and requeues itself.
         requeues: How many time limits a job may reach.
         wait: Stay until all is over, and show the states; exit status 1 if anything failed.
@@ -122,6 +122,16 @@ class Slurm:
     def device(self, asked: Device, cluster: str) -> Device:
         """The device of a command: where GPUs were asked for, torch must find them."""
         return "cuda" if asked == "auto" and cluster == "slurm" and self.all_gpus else asked
+
+    @property
+    def asked(self) -> list[str]:
+        """The options that were given.
+
+        >>> Slurm(gpus=4, dry_run=True).asked
+        ['--gpus', '--dry-run']
+        """
+        given = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
+        return [f"--{name.replace('_', '-')}" for name in given]
 
     @property
     def depends(self) -> bool:
@@ -257,6 +267,8 @@ def dispatch(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder
         RunError: some failed; the others were carried out.
         InputError: the cluster is not there, or does not take the job.
     """
+    if asked := [] if cluster != "here" or slurm.dry_run else slurm.asked:
+        raise InputError(f"{', '.join(asked)} of SLURM: nothing is submitted without --cluster slurm")
     if cluster != "here" or slurm.dry_run:
         submitted = _submit(commands, cluster, slurm, folder)
         if submitted and slurm.wait:

@@ -1,6 +1,7 @@
 """``ebsc merge``: runs over disjoint images, or over disjoint draws of the same images, as one."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Merge:
 
     def run(self) -> None:
         """Merge."""
-        if len(self.runs) < 2 or len({run.resolve() for run in self.runs}) < len(self.runs):
+        if len(self.runs) < 2 or len(set(map(os.path.realpath, self.runs))) < len(self.runs):
             raise InputError("name two or more different runs")
         configs = [certification(run) for run in self.runs]
         questions = [config["question"] for config in configs]
@@ -77,10 +78,11 @@ class Merge:
         said = configs[0]["options"] | {"run_folder": str(self.into), "images": question["images"]}
         config = {"question": question, "options": said, "provenance": provenance(), "merged": parts}
         config["device"] = devices.pop()
-        with RunFolder(self.into, config, *certificates.FILES, LEDGER, KEPT):
+        with RunFolder(self.into, config, *certificates.FILES, LEDGER, KEPT) as held:
             finished = (self.into / "certificates.parquet").exists()
             if not (finished and any((self.into / name).exists() for name in (LEDGER, KEPT))):
-                write(self.into, records)
+                held.pin(config["device"])
+                write(self.into, question, records)
                 certificates.write(self.into, campaign.certificates(), seconds, sound=question["lattice"])
         print(f"{len(images):,} images written to {self.into}; {show_with(self.into)}")
 

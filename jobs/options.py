@@ -101,13 +101,15 @@ def slice_of(indices: np.ndarray, length: int) -> str | None:
     """The ``start:stop:step`` that selects these increasing indices, the inverse of :func:`parse_images`; or None.
 
     >>> slice_of(np.arange(0, 100, 20), 100), slice_of(np.arange(10, 50), 100), slice_of(np.array([0, 1, 3]), 100)
-    ('::20', '10:50:', None)
+    ('::20', '10:50', None)
     """
     start, last = int(indices[0]), int(indices[-1])
     step = int(indices[1]) - start if len(indices) > 1 else length
     if not np.array_equal(indices, np.arange(start, last + 1, step)):
         return None
-    bounds = start, last + 1 if last + step < length else 0, step if step > 1 else 0
+    bounds = [start, last + 1 if last + step < length else 0, step if step > 1 else 0]
+    if any(bounds[:2]) and not bounds[2]:
+        bounds.pop()
     return ":".join(str(bound) if bound else "" for bound in bounds)
 
 
@@ -116,7 +118,7 @@ def option_names(command: Any) -> list[str]:
     names = []
     for item in fields(command):
         value = getattr(command, item.name)
-        if item.name in ("slurm", "cluster", "sweep", "token"):
+        if item.name in ("slurm", "cluster", "sweep", "token", "given", "out"):
             continue
         if is_dataclass(value):
             names += [f"{item.name}.{name}" for name in option_names(value)]
@@ -155,8 +157,10 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
     points = {}
     for chosen in product(*choices.values()):
         point = list(zip(choices, chosen, strict=True))
-        label = ",".join(f"{name}={value}" for name, value in point)
-        points[label.replace("/", "_")] = _set(command, point)
+        label = ",".join(f"{name}={value}" for name, value in point).replace("/", "_")
+        if label in points:
+            raise InputError(f"sweep: two points would have the folder {label}")
+        points[label] = _set(command, point)
     return points
 
 

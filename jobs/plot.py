@@ -77,6 +77,8 @@ class Plot:
     def _courses(self) -> dict[str, list[tuple[int, float]]]:
         """Steps and values of the quantity, by model folder and part of its training."""
         courses: dict[str, list[tuple[int, float]]] = {}
+        if not self.rows:
+            raise InputError("name at least one model folder")
         names: set[str] = set()
         called = distinct([folder_name(folder) for folder in self.rows], self.rows)
         for folder, name in zip(self.rows, called, strict=True):

@@ -152,7 +152,7 @@ def check_figure(path: Path) -> None:
     """Raise :class:`InputError` where no figure can be written to, before there is one."""
     from matplotlib.backend_bases import FigureCanvasBase  # not at every start
 
-    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    known = sorted({*FigureCanvasBase.get_supported_filetypes()} - {"pgf"})  # which runs LaTeX
     if path.suffix and path.suffix[1:].lower() not in known:
         raise InputError(f"cannot write the figure {path}: its name must end in one of .{', .'.join(known)}")
     if path.is_dir() or not path.absolute().parent.is_dir():

@@ -157,7 +157,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(entry, dict):
+        if isinstance(entry, dict) and isinstance(entry.get("part"), str):
             entry = {name: value for name, value in entry.items() if name == "part" or isinstance(value, int | float)}
             if {"part", "step", "steps"} <= entry.keys():
                 found.append(entry)

@@ -31,6 +31,9 @@ __all__ = ["LARGEST", "Models", "Release", "card"]
 LARGEST = 3_000_000
 """Bytes of weights that a released model may have: it lives in the repository."""
 
+_PARTS = {"README.md", "model.json", "model.safetensors", "runs"}
+"""What a released model's folder holds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
@@ -66,6 +69,8 @@ class Release:
             raise InputError(f"{folder} is there already; --overwrite replaces it")
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise InputError(f"{folder} is no folder: a released model cannot replace it")
+        if folder.exists() and {path.name for path in folder.iterdir()} != _PARTS:
+            raise InputError(f"{folder} holds something else than a released model: --overwrite leaves it alone")
         origin = model.locate(self.model)
         spec, weights = model.read(origin)
         if any(is_own(part["kind"]) for part in (spec.denoiser, spec.classifier)):

@@ -156,7 +156,13 @@ def _state(folder: Path, ticket: dict, known: dict[str, tuple[str, str]]) -> Sta
 def _done(folder: Path, ticket: dict) -> bool:
     """Whether the work is done: by the job of the ticket, or since; what lay there before may be of something else."""
     ends = [path.stat().st_mtime for name in _ENDS if (path := folder / name).exists()]
-    return bool(ends) and (max(ends) >= ticket.get("time", 0.0) or _result(ticket) == "COMPLETED")
+    return bool(ends) and (max(ends) >= _time(ticket) or _result(ticket) == "COMPLETED")
+
+
+def _time(ticket: dict) -> float:
+    """When the job was submitted; 0 where the ticket does not say it."""
+    time = ticket.get("time")
+    return time if isinstance(time, int | float) else 0.0
 
 
 def _result(ticket: dict) -> str:

@@ -1,7 +1,8 @@
 """``ebsc train``: learn the energy of the smoothed density, and a classifier on its estimates."""
 
+import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -145,6 +146,8 @@ class Train:
 
     token: Annotated[str, tyro.conf.Suppress] = ""
     """Of a command that overwrites: tells its own traces from older ones when it is started again."""
+    given: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """Of a sweep: the options that were typed, so that no recipe replaces them."""
 
     def __post_init__(self) -> None:
         model.check_sigma(self.sigma)
@@ -165,6 +168,8 @@ class Train:
             hyperparameters(self.objective, self._hyperparameters)
         if self.denoiser in ("none", "mixture") and (self.joint or self.denoising):
             raise InputError("joint and denoising need a denoiser with weights to train: residual, scalar or network")
+        if self.denoising and not self.joint:
+            raise InputError("denoising weighs the error of an energy that is trained on: it needs --joint")
 
     @classmethod
     def by(cls, recipe: str, sigma: float, **changes: Any) -> "Train":
@@ -184,29 +189,30 @@ class Train:
         if not self.recipe:
             return Train()
         base = Train.by(self.recipe, self.sigma)
-        return base if base.objective == self.objective else replace(base, hyper={})
+        return base if base.objective == self.objective else base.apart
 
-    def with_hyper(self, base: "Train") -> "Train":
-        """The same, with the hyperparameters of a recipe that were not given, unless it has another objective."""
-        return replace(self, hyper=base.hyper | self.hyper) if self.objective == base.objective else self
-
-    def _follow(self, origin: "Train", swept: set[str]) -> "Train":
-        """A point of a sweep over sigma or recipes: what is not swept, and as the recipe has it, stays so."""
-        if not self.recipe or (self.recipe, self.sigma) == (origin.recipe, origin.sigma):
-            return self
-        return _followed(self, origin.base, self.base, swept | {"recipe", "sigma"})
+    @property
+    def apart(self) -> "Train":
+        """The same without what an objective does not leave to another one."""
+        return replace(self, epsilon=None, hyper={})
 
     def run(self) -> None:
         """Train here, or hand the job or the sweep to a cluster."""
-        asked = replace(self, token=start_token() if self.overwrite else "")
-        points = [
-            replace(point._follow(self, sweep_names(self.sweep)), out=self._root / label, sweep=())
-            for label, point in parse_sweep(replace(asked, out=None), self.sweep).items()
-        ] or [asked]
+        asked = replace(self, token=start_token() if self.overwrite else "", given=())
+        points = [replace(point, out=self._root / label) for label, point in self._points(asked)] or [asked]
         if self.cluster == "slurm":
             for point in points:
                 point._check()
         dispatch(points, self.cluster, self.slurm, self._root)
+
+    def _points(self, asked: "Train") -> Iterator[tuple[str, "Train"]]:
+        """The points of a sweep, each under its label: what is neither given nor swept is as its recipe has it."""
+        fixed = {*self.given, *sweep_names(self.sweep), "recipe", "sigma"}
+        start, before = replace(asked, out=None, sweep=()), self.base
+        if self.recipe and "objective" in fixed:
+            start, before = _followed(start, start, start.apart, fixed), before.apart
+        for label, point in parse_sweep(start, self.sweep).items():
+            yield label, _followed(point, before, point.base, fixed) if point.recipe else point
 
     def _check(self) -> None:
         """What would otherwise be said after the queue."""
@@ -229,6 +235,8 @@ class Train:
     def here(self, on_stop: OnStop) -> None:
         """Train in this process, which may be one of several."""
         device = pick(self.slurm.device(self.device, self.cluster))
+        if self.start_from and os.path.realpath(model.locate(self.start_from)) == os.path.realpath(self.folder):
+            raise InputError(f"{self.folder} cannot start from itself: name another folder with --out")
         with processes(device):
             self._train(device, on_stop)
 
@@ -397,7 +405,19 @@ class Train:
         self, whole: Dataset, start: tuple[Ebsc, ModelSpec] | None, code: Mapping[str, str]
     ) -> dict[str, Any]:
         """All that decides the weights."""
-        here = {"out", "data_root", "overwrite", "device", "watch", "sweep", "cluster", "slurm", "token", "start_from"}
+        here = {
+            "out",
+            "data_root",
+            "overwrite",
+            "device",
+            "watch",
+            "sweep",
+            "cluster",
+            "slurm",
+            "token",
+            "given",
+            "start_from",
+        }
         here |= {"allow", "recipe"}  # what a recipe says is in the other options
         bare = Train()
         here |= {name for name in ("storage", "classes", "augment") if getattr(self, name) == getattr(bare, name)}

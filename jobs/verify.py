@@ -1,5 +1,6 @@
 """``ebsc verify``: whether the certificates of a run are what its recorded votes give."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -51,17 +52,18 @@ class Verify:
         """Verify all runs, then say whether one failed."""
         if not self.runs:
             raise InputError("name at least one run folder")
-        targets = [self.keep / run.resolve().name for run in self.runs] if self.keep else []
+        places = [Path(os.path.realpath(run)) for run in self.runs]
+        targets = [self.keep / place.name for place in places] if self.keep else []
         if len(set(targets)) < len(targets):
             raise InputError("two of these runs would be kept under the same name: keep them in different folders")
-        if any(target.resolve() == run.resolve() for target, run in zip(targets, self.runs, strict=False)):
+        if any(os.path.realpath(target) == str(place) for target, place in zip(targets, places, strict=False)):
             raise InputError("a run cannot be kept in its own place: name another folder with --keep")
         failed = []
-        for run in self.runs:
+        for number, run in enumerate(self.runs):
             try:
                 images = len(verify(run, self.data_root, labels=self.labels))
-                if self.keep:
-                    keep(run, self.keep / run.resolve().name)
+                if targets:
+                    keep(run, targets[number])
             except EbscError as error:
                 if len(self.runs) == 1:
                     raise

@@ -37,6 +37,47 @@ def train(place, *words):
     return ["train", "-o", place.folder / "trained", *quick, *words]
 
 
+@case("--sweep is given twice: give all its values after one")
+def two_sweeps(place):
+    return train(place, "--sweep", "sigma=0.25,0.5", "--sweep", "head.seed=1,2")
+
+
+@case("--sbatch is given twice")
+def two_lists_of_slurm(place):
+    return train(place, "--cluster", "slurm", "--sbatch", "a=b", "--sbatch", "c")
+
+
+@case("two points would have the folder")
+def two_points_of_one_name(place):
+    return train(place, "--sweep", "start_from=a/b,a_b")
+
+
+@case("cannot start from itself")
+def a_training_that_would_replace_what_it_starts_from(place):
+    return train(place, "--start-from", place.model, "-o", place.model, "--overwrite")
+
+
+@case("it needs --joint")
+def denoising_of_a_frozen_energy(place):
+    return train(place, "--objective", "gaussian", "--denoising", 1)
+
+
+@case("learning_rate must be positive and below 1e9")
+def learning_rate_that_float32_lacks(place):
+    return train(place, "--head.learning-rate", 1e38)
+
+
+@case("not negative")
+def states_saved_after_nan_seconds(place):
+    return train(place, "--watch.save", "nan")
+
+
+@case("is not that of a certification: no budget")
+def table_of_a_training(place):
+    assert tiny.cli(*train(place)).status == 0
+    return ["table", place.folder / "trained"]
+
+
 def lines_of(place):
     return (place.run / "ledger.jsonl").read_bytes().splitlines(keepends=True)
 
@@ -206,6 +247,8 @@ for value in ("x", "5", "::0", "1:2:3:4", "1.5:"):
     options(f"images_{value}", "give start:stop:step", f"--images={value}")
 options("images_that_select_none", "selects none of the 360", "--images", "400:")
 options("negative_seed", "seed", "--seed=-1")
+options("slurm_options_without_slurm", "--gpus, --wait of SLURM: nothing is submitted", "--gpus", 2, "--wait")
+options("a_list_given_twice", "--extend is given twice", "--extend", "n=300", "--extend", "radii=0")
 options("alpha_before_the_queue", "alpha", "--alpha", 2, "--cluster", "slurm")
 options("extension_before_the_queue", "extend 'more'", "--extend", "more", "--cluster", "slurm")
 options("empty_micro_batch", "micro-batch must be at least 1", "--batch", 0)
@@ -507,7 +550,7 @@ def table_of_a_run_whose_sigma_is_a_text(place):
     return ["table", place.run]
 
 
-@case("None is no number")
+@case("None is no whole number")
 def table_of_a_run_without_n(place):
     place.reconfigure(lambda config: config["question"]["budget"].update(n=None))
     return ["table", place.run]

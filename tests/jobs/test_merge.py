@@ -141,7 +141,8 @@ def test_over_disjoint_images_question_and_votes_are_those_of_the_run_over_all_o
     def untimed(run):
         records = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
         return sorted(
-            ({**record, "seconds": 0.0} for record in records), key=lambda line: (line["image"], line["look"])
+            ({**record, "seconds": 0.0, "votes_of": ""} for record in records),
+            key=lambda line: (line["image"], line["look"]),
         )
 
     merged = merge("odd", "even")
@@ -347,3 +348,13 @@ def test_a_folder_that_holds_another_run_is_left_alone(place, runs, into):
 def test_a_folder_in_which_something_was_certified_without_a_configuration_is_left_alone(place, runs):
     (place.folder / "run" / "config.json").unlink()
     refused(place.folder, [runs / "even", runs / "odd"], place.run, r"no config\.json")
+
+
+def test_a_run_that_was_begun_on_another_device_is_not_finished_by_a_merger(runs, tmp_path):
+    whole = shutil.copytree(runs / "all", tmp_path / "all")
+    (whole / "certificates.parquet").unlink()
+    (whole / "config.json").write_text(json.dumps(config(whole) | {"device": "cuda"}))
+    before = tiny.files(whole)
+    result = tiny.cli("merge", runs / "even", runs / "odd", "--into", whole)
+    assert (result.status, "was counted on cuda so far" in result.err) == (2, True)
+    assert tiny.files(whole) == before

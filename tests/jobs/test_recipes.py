@@ -133,6 +133,29 @@ def test_a_swept_option_of_a_group_leaves_the_others_of_its_group_to_the_recipe(
     ]
 
 
+def test_what_was_typed_beside_a_swept_recipe_stays_and_objectives_have_their_own(monkeypatch):
+    found = []
+    monkeypatch.setattr("jobs.train.dispatch", lambda points, *rest: found.extend(points))
+
+    def swept(*words):
+        found.clear()
+        typed(*words).run()
+        return found
+
+    words = ["--recipe", "consistency", "--hyper", "weight", 5, "--sweep", "sigma=0.25,0.5"]
+    assert [p.hyper for p in swept(*words)] == [{"weight": 5.0, "entropy": 0.5}] * 2
+    assert [p.epsilon for p in swept("--recipe", "ebsc-cnn", "--epsilon", 1, "--sweep", "sigma=0.5,1")] == [1, 1]
+    words = ["--recipe", "ebsc-cnn", "--head.no-compile", "--sweep", "sigma=0.5,1"]
+    assert [p.head.compile for p in swept(*words)] == [False, False]
+    points = swept("--recipe", "smoothadv", "--sweep", "objective=gaussian,catrs,smoothadv", "sigma=0.25,0.5")
+    alone = [typed("--recipe", "smoothadv", "--objective", p.objective, "--sigma", p.sigma) for p in points]
+    assert [(p.epsilon, p.hyper) for p in points] == [(p.epsilon, p.hyper) for p in alone]
+    assert [p.epsilon for p in points] == [None] * 4 + [255 / 256] * 2
+    words = ["--recipe", "stability", "--sweep", "objective=stability,consistency", "sigma=0.5,0.25"]
+    assert [p.hyper for p in swept(*words)] == [{"weight": 2.0}] * 2 + [{}] * 2
+    assert all(p.given == () for p in found)
+
+
 def test_the_frozen_recipe_attacks_as_the_released_models_of_this_name_were_attacked():
     released = [model.load(name)[1] for name in model.released() if name.startswith("ebsc-cnn-frozen-")]
     assert len(released) >= 7

@@ -227,6 +227,15 @@ def test_what_is_no_folder_is_not_replaced(place, shelf):
     assert (place.model / "model.json").exists()
 
 
+def test_what_is_no_released_model_is_not_replaced(place, released):
+    (released / "notes.txt").write_text("mine")
+    before = tiny.files(released)
+    done = release(place, released.parent, "--overwrite")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "holds something else than a released model" in done.err
+    assert tiny.files(released) == before
+
+
 def test_a_released_run_finds_its_model_beside_it(released):
     run = released / "runs" / NAME
     config = read_config(run)
