@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+_FASTEST = 3e37
+"""The largest learning rate: Adam's first step is ten times as long, and must be a number of float32."""
+
+
 class _Stream(IntEnum):
     ORDER = 0
     NOISE = 1
@@ -130,8 +134,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if not (self.steps >= 1 and self.batch >= 1 and self.clip > 0 and self.warmup >= 0):
             raise InputError("steps, batch and clip must be positive, and warmup not negative")
-        if not 0 < self.learning_rate < 1e9:
-            raise InputError(f"learning_rate must be positive and below 1e9, not {self.learning_rate}")
+        if not 0 < self.learning_rate <= _FASTEST:
+            raise InputError(f"learning_rate must be positive and at most {_FASTEST:g}, not {self.learning_rate}")
         if not 0 <= self.ema < 1:
             raise InputError(f"ema must lie in [0, 1), not {self.ema}")
         check_seed(self.seed)

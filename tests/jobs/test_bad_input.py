@@ -62,7 +62,7 @@ def denoising_of_a_frozen_energy(place):
     return train(place, "--objective", "gaussian", "--denoising", 1)
 
 
-@case("learning_rate must be positive and below 1e9")
+@case("learning_rate must be positive and at most 3e\\+37")
 def learning_rate_that_float32_lacks(place):
     return train(place, "--head.learning-rate", 1e38)
 

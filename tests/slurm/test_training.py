@@ -21,11 +21,11 @@ def test_a_job_that_is_waited_for_completes(training, trained, place):
 
 
 def test_a_sweep_is_an_array_whose_tasks_fail_alone(training, trained, place):
-    sweep = "energy.learning_rate=0.003,1e38,0.001"
+    sweep = "energy.learning_rate=0.003,3e37,0.001"
     result = tiny.cli("train", *training, "-o", "sweep", "--sweep", sweep, *lab.SMALL, "--parallel", 2, "--wait")
     assert result.status == 1
-    assert "1 of 3 did not complete: sweep/energy.learning_rate=1e38 (failed)" in result.err
-    assert "sweep/energy.learning_rate=1e38: ebsc.errors.InputError: the loss became nan" in result.out
+    assert "1 of 3 did not complete: sweep/energy.learning_rate=3e37 (failed)" in result.err
+    assert "sweep/energy.learning_rate=3e37: ebsc.errors.InputError: the loss became nan" in result.out
     assert lab.weights(place / "sweep" / "energy.learning_rate=0.003") == lab.weights(trained)
     assert lab.weights(place / "sweep" / "energy.learning_rate=0.001") != lab.weights(trained)
     number = result.out.split("slurm job ")[1].split("_")[0]
