@@ -101,11 +101,13 @@ def parse(kind: Any, words: list[str], program: str | None = None) -> Any:
     for flag in _lists(kind):
         if sum(word.partition("=")[0].replace("_", "-") == flag for word in words) > 1:
             raise InputError(f"{flag} is given twice: give all its values after one")
-    if not (recipe := _recipe(kind, words)):
-        return tyro.cli(kind, prog=program, args=words)
-    default = replace(recipe, hyper={})  # hyperparameters in a default would become options of their own
-    command = tyro.cli(kind, prog=program, args=words, default=default)
-    return replace(command, hyper=recipe.hyper | command.hyper, given=tuple(_given(words)) if command.sweep else ())
+    if recipe := _recipe(kind, words):
+        default = replace(recipe, hyper={})  # hyperparameters in a default would become options of their own
+        command = tyro.cli(kind, prog=program, args=words, default=default)
+        command = replace(command, hyper=recipe.hyper | command.hyper)
+    else:
+        command = tyro.cli(kind, prog=program, args=words)
+    return replace(command, given=tuple(_given(words))) if getattr(command, "sweep", ()) else command
 
 
 def _lists(kind: Any) -> Iterator[str]:

@@ -150,14 +150,13 @@ def _read_run(folder: Path) -> Entry:
     name = folder_name(folder)
     if "log" in question:
         about = {key: question.get(key) for key in ("sigma", "n", "alpha")}
-        kinds = {"n": int}
         try:
-            known = {
-                key: _number(value, kinds.get(key, int | float)) for key, value in about.items() if value is not None
-            }
+            for key, value in about.items():
+                if value is not None:
+                    _number(value, int if key == "n" else int | float)
         except TypeError as error:
             raise InputError(f"{folder}/config.json is not that of an imported log: {error}") from error
-        return replace(_read_log(folder / certificates.LOG), name=name, **(about | known))
+        return replace(_read_log(folder / certificates.LOG), name=name, **about)
     if "budget" not in question:
         raise InputError(f"{folder}/config.json is not that of a certification: no budget")
     table = certificates.read(folder)

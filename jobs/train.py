@@ -405,20 +405,8 @@ class Train:
         self, whole: Dataset, start: tuple[Ebsc, ModelSpec] | None, code: Mapping[str, str]
     ) -> dict[str, Any]:
         """All that decides the weights."""
-        here = {
-            "out",
-            "data_root",
-            "overwrite",
-            "device",
-            "watch",
-            "sweep",
-            "cluster",
-            "slurm",
-            "token",
-            "given",
-            "start_from",
-        }
-        here |= {"allow", "recipe"}  # what a recipe says is in the other options
+        here = {"out", "data_root", "overwrite", "device", "watch", "cluster", "slurm", "token", "start_from", "allow"}
+        here |= {"recipe", "sweep", "given"}  # what these say is in the other options
         bare = Train()
         here |= {name for name in ("storage", "classes", "augment") if getattr(self, name) == getattr(bare, name)}
         if self.denoiser != "mixture":

@@ -247,7 +247,7 @@ for value in ("x", "5", "::0", "1:2:3:4", "1.5:"):
     options(f"images_{value}", "give start:stop:step", f"--images={value}")
 options("images_that_select_none", "selects none of the 360", "--images", "400:")
 options("negative_seed", "seed", "--seed=-1")
-options("slurm_options_without_slurm", "--gpus, --wait of SLURM: nothing is submitted", "--gpus", 2, "--wait")
+options("slurm_options_without_slurm", "--gpus, --wait are for jobs: nothing is submitted", "--gpus", 2, "--wait")
 options("a_list_given_twice", "--extend is given twice", "--extend", "n=300", "--extend", "radii=0")
 options("alpha_before_the_queue", "alpha", "--alpha", 2, "--cluster", "slurm")
 options("extension_before_the_queue", "extend 'more'", "--extend", "more", "--cluster", "slurm")
@@ -537,6 +537,44 @@ def export_of_an_imported_log_that_is_gone(place):
 def export_of_an_imported_log_that_is_no_text(place):
     (imported(place) / "certificates.tsv").write_bytes(b"\xff\xfe")
     return ["export", place.folder / "imported"]
+
+
+for name, value, message in (
+    ("n", "1000", "no whole number"),
+    ("sigma", "0.5", "no number"),
+    ("alpha", [1], "no number"),
+):
+
+    def imported_with(place, name=name, value=value):
+        path = imported(place) / "config.json"
+        config = json.loads(path.read_text())
+        config["question"][name] = value
+        path.write_text(json.dumps(config))
+        return ["table", path.parent]
+
+    CASES[f"table_of_an_imported_log_of_wrong_{name}"] = imported_with, message
+
+
+@case(r"certificates\.parquet is missing; start its command again")
+def table_of_an_unfinished_run_with_a_colon_in_its_name(place):
+    (place.run / "certificates.parquet").unlink()
+    return ["table", place.run.rename(place.folder / "x:y")]
+
+
+@case("loop")
+def verify_of_a_loop(place):
+    (place.folder / "loop").symlink_to("loop")
+    return ["verify", place.folder / "loop", "--keep", place.folder / "kept"]
+
+
+@case("its name must end in one of")
+def plot_that_needs_latex(place):
+    return ["plot", place.run, "-o", place.folder / "x.pgf"]
+
+
+@case("name at least one model folder")
+def plot_of_no_training(place):
+    return ["plot", "--kind", "training"]
 
 
 @case("cannot write the figure .*: it is a folder")

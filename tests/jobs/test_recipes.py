@@ -154,6 +154,7 @@ def test_what_was_typed_beside_a_swept_recipe_stays_and_objectives_have_their_ow
     words = ["--recipe", "stability", "--sweep", "objective=stability,consistency", "sigma=0.5,0.25"]
     assert [p.hyper for p in swept(*words)] == [{"weight": 2.0}] * 2 + [{}] * 2
     assert all(p.given == () for p in found)
+    assert [p.draws for p in swept("--draws", Train().draws, "--sweep", "recipe=gaussian,macer")] == [4, 4]
 
 
 def test_the_frozen_recipe_attacks_as_the_released_models_of_this_name_were_attacked():

@@ -295,6 +295,7 @@ def test_where_nothing_is_it_is_said(tmp_path, monkeypatch, words):
     [
         *[b"", b"[]", b"{}\n", b"5\n", b'{"part": 5}\n', b"Dear diary\n", b"\xff\xfe\n", b'{"cluster": "slurm"}'],
         *[b'{"cluster": "local", "job": "x"}', b'{"part": "head", "step": 1, "steps": 2, "loss": null}\n'],
+        *[b'{"part": ["head"], "step": 1, "steps": 2}\n', b'{"cluster": "local", "job": "x", "time": null}'],
         *[b'{"part": "head", "step": null, "steps": 2}\n', b'{"cluster": "local", "job": "99999999999999999999"}'],
     ],
 )
