@@ -268,7 +268,7 @@ def dispatch(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder
         InputError: the cluster is not there, or does not take the job.
     """
     if asked := [] if cluster != "here" or slurm.dry_run else slurm.asked:
-        raise InputError(f"{', '.join(asked)} are for jobs: nothing is submitted without --cluster slurm or local")
+        raise InputError(f"only jobs take {', '.join(asked)}: nothing is submitted without --cluster slurm or local")
     if cluster != "here" or slurm.dry_run:
         submitted = _submit(commands, cluster, slurm, folder)
         if submitted and slurm.wait:

@@ -247,7 +247,7 @@ for value in ("x", "5", "::0", "1:2:3:4", "1.5:"):
     options(f"images_{value}", "give start:stop:step", f"--images={value}")
 options("images_that_select_none", "selects none of the 360", "--images", "400:")
 options("negative_seed", "seed", "--seed=-1")
-options("slurm_options_without_slurm", "--gpus, --wait are for jobs: nothing is submitted", "--gpus", 2, "--wait")
+options("slurm_options_without_slurm", "only jobs take --gpus, --wait: nothing is submitted", "--gpus", 2, "--wait")
 options("a_list_given_twice", "--extend is given twice", "--extend", "n=300", "--extend", "radii=0")
 options("alpha_before_the_queue", "alpha", "--alpha", 2, "--cluster", "slurm")
 options("extension_before_the_queue", "extend 'more'", "--extend", "more", "--cluster", "slurm")

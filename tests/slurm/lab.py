@@ -42,7 +42,7 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 def submit(command: str, folder: Path, *words: object) -> str:
     """`ebsc train` or `ebsc certify` as a job; its number."""
-    setup = [word for name, value in SCRATCH.items() for word in ("--setup", f"export {name}={value}")]
+    setup = ["--setup", *(f"export {name}={value}" for name, value in SCRATCH.items())]
     result = tiny.cli(command, *setup, "-o", folder, *SMALL, *words)
     assert result.status == 0, result.err
     return json.loads((folder / "job.json").read_text())["job"]
