@@ -15,11 +15,8 @@ def test_a_certification_on_two_nodes_completes(certification, certified, place)
 
 
 def test_parts_that_are_jobs_of_their_own_are_merged_to_the_run_over_all_images(certification, certified, place):
-    alone = ["--workers", 0]
-    numbers = [
-        lab.submit("certify", place / f"part-{part}", *certification, *alone, "--images", f"{4 * part}::12")
-        for part in range(3)
-    ]
+    words = [*certification, "--workers", 0, "--images"]
+    numbers = [lab.submit("certify", place / f"part-{part}", *words, f"{4 * part}::12") for part in range(3)]
     for number in numbers:
         lab.await_end(number)
     merged = tiny.cli("merge", *sorted(place.glob("part-*")), "--into", place / "all")
