@@ -144,6 +144,8 @@ class Certify:
         gpus = self.gpus_per_worker or 0
         if not (gpus == 0 or 1e-4 <= gpus <= 1 or (gpus < inf and gpus == int(gpus) > 1)):
             raise InputError(f"GPUs per worker must be 0, from 0.0001 to 1, or a whole number, not {gpus}")
+        if self.workers == 0 and (self.address or gpus or self.cpus_per_worker != 1):
+            raise InputError("address, cpus-per-worker and gpus-per-worker are those of Ray: --workers 0 starts none")
         if self.cluster == "slurm":
             without = " without workers" * (self.workers == 0)
             self.slurm.one_process(f"a certification{without}", on_each_node=not without)

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,10 @@ def certification(folder: Path) -> dict[str, Any]:
     if "log" in question:
         raise InputError(f"{folder} is an imported log: it holds radii, and no votes")
     wrong = [name for name, kind in _QUESTION.items() if not isinstance(question.get(name), kind)]
-    wrong += ["options"] * (not isinstance(config.get("options"), dict))
+    if "sigma" not in wrong and not 0 < question["sigma"] < inf:
+        wrong.append("sigma")
+    if not isinstance(config.get("options", {"model": None}).get("model", ""), str):
+        wrong.append("options")
     if wrong:
         raise InputError(f"{folder}/config.json is not that of a certification: look at {', '.join(wrong)}")
     return config

@@ -259,6 +259,8 @@ for value in ("nan", "inf", "1e-5"):
     options(f"cpus_{value}", "CPUs per worker must be 0 or 0.0001 and more", "--cpus-per-worker", value)
 for value in ("nan", "inf", "1e-5", "1.5"):
     options(f"gpus_{value}", "from 0.0001 to 1, or a whole number", "--gpus-per-worker", value)
+for words in (("--address", "auto"), ("--gpus-per-worker", 1), ("--cpus-per-worker", 2)):
+    options(f"{words[0]}_without_workers", "are those of Ray: --workers 0 starts none", *words)
 options("radii_of_a_fixed_budget", "give numbers >= 0", "--budget", "fixed", "--radii", "banana")
 options("two_rays", "starts a Ray of its own", "--cluster", "slurm", "--address", "auto", "--workers", 2)
 options("nodes_without_workers", "it does not take --nodes 2", "--cluster", "slurm", "--nodes", 2, "--workers", 0)

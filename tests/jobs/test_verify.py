@@ -174,8 +174,33 @@ def test_a_configuration_that_is_damaged_is_refused(place, name, command, missin
     other = shutil.copytree(place.run, place.folder / "other")
     result = tiny.cli(command, place.run, *([other, "--into", place.folder / "all"] if command == "merge" else []))
     assert (result.status, result.out) == (2, "")
-    assert result.err == f"ebsc: {place.run}/config.json is not that of a certification: look at {name}\n"
+    damaged = "is damaged: question, options and provenance must be mappings"
+    other_kind = f"is not that of a certification: look at {name}"
+    assert (
+        result.err == f"ebsc: {place.run}/config.json {damaged if name == 'options' and not missing else other_kind}\n"
+    )
     assert not (place.folder / "all").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"), [("question", "sigma", 0), ("question", "sigma", -1), ("options", "model", 5)]
+)
+def test_a_value_that_no_certification_has_is_refused(place, part, name, value):
+    place.reconfigure(lambda config: config[part].update({name: value}))
+    expected = f"look at {name if part == 'question' else part}\n"
+    for command in ("verify", "attack", *["report"] * (name == "model")):
+        result = tiny.cli(command, place.run)
+        assert (result.status, result.out) == (2, "")
+        assert result.err.endswith(expected)
+
+
+@pytest.mark.parametrize("value", [None, [1]])
+def test_a_provenance_that_is_no_mapping_is_refused(place, value):
+    place.reconfigure(lambda config: config.update(provenance=value))
+    for command in ("verify", "table", "report"):
+        result = tiny.cli(command, place.run)
+        assert (result.status, result.out) == (2, "")
+        assert "config.json is damaged" in result.err
 
 
 def test_of_several_runs_all_are_looked_at(place):
