@@ -24,7 +24,7 @@ from ebsc.budgets import Fixed
 from ebsc.campaign import Campaign
 from ebsc.data import Dataset
 from jobs.certify import Certify
-from jobs.provenance import options_of, provenance
+from jobs.provenance import configuration
 
 CHROMIUM = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 CHROMIUM += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -98,9 +98,8 @@ class Benchmark:
                 **{"budget": {"kind": "fixed", **asdict(budget)}, "seed": number},
                 **{"precision": "float32", "compile": False},
             }
-            command = options_of(Certify(model=folder / "model", run_folder=path, budget="fixed", seed=number))
-            config = {"question": question, "options": command, "provenance": provenance()}
-            with RunFolder(path, config):
+            command = Certify(model=folder / "model", run_folder=path, budget="fixed", seed=number)
+            with RunFolder(path, configuration(question, command)):
                 certificates.write(path, campaign.certificates(), random.uniform(0.1, 0.2, self.images))
             found.append(str(path))
         return found

@@ -32,7 +32,7 @@ from jobs.options import DataRoot, parse_images, parse_radii
 from jobs.plots import curves
 from jobs.prints import Format, check_figure, floor_percent, spelled, typeset
 from jobs.progress import Reporter
-from jobs.provenance import options_of, provenance
+from jobs.provenance import configuration
 from jobs.runs import certification, data_of_run, model_of_run
 
 __all__ = ["Attack"]
@@ -131,7 +131,7 @@ class Attack:
         chosen = data_of_run(self.run_folder, question, self.data_root).take(rows["index"])
         asked = {"run": question, "images": self.images, "radii": self.radii, **asdict(self.pgd)}
         asked |= {name: getattr(self, name) for name in ("n", "alpha", "seed", "batch", "precision", "compile")}
-        config = {"question": asked, "options": options_of(self), "provenance": provenance(self.device)}
+        config = configuration(asked, self, self.device)
         with RunFolder(self.folder, config, "attack.parquet"):
             if self.plot:
                 check_figure(self.plot)

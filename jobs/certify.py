@@ -37,7 +37,7 @@ from jobs.launch import Cluster, OnStop, Slurm, dispatch
 from jobs.options import DataRoot, parse_images, parse_radii
 from jobs.prints import show_with
 from jobs.progress import Reporter
-from jobs.provenance import options_of, provenance
+from jobs.provenance import configuration
 from jobs.runs import load_model
 from jobs.status import describe
 
@@ -198,7 +198,7 @@ class Certify:
             at_most = f"certify at most {floor_radius(reach)} at sigma {spec.sigma:g}"
             raise InputError(f"no radius asked for can be certified: {budget.n} draws {at_most}")
         asked, *extends = (self._question(spec, chosen, one) for one in (budget, *earlier))
-        config = {"question": asked, "options": options_of(self), "provenance": provenance(self.device)}
+        config = configuration(asked, self, self.device)
         with Ledger(folder, config, extends) as ledger:
             try:
                 campaign.restore(ledger.read())

@@ -15,7 +15,7 @@ from ebsc.model import check_sigma
 from jobs.entries import check_sound, log_name, named_sigma
 from jobs.options import parse_images
 from jobs.prints import put, show_with
-from jobs.provenance import options_of, provenance
+from jobs.provenance import configuration
 
 __all__ = ["Export", "Import"]
 
@@ -68,7 +68,7 @@ class Import:
             **{name: getattr(self, name) for name in ("n", "alpha", "data", "source")},
         }
         folder = self.out or Path("runs") / log_name(self.log)
-        config = {"question": question, "options": options_of(self), "provenance": provenance()}
+        config = configuration(question, self)
         with RunFolder(folder, config, *certificates.FILES):
             write_whole(folder / certificates.LOG, text)
         print(f"{len(log):,} images written to {folder}; {show_with(folder)}")

@@ -13,7 +13,12 @@ import torch
 
 from ebsc.device import Device
 
-__all__ = ["options_of", "provenance"]
+__all__ = ["configuration", "options_of", "provenance"]
+
+
+def configuration(question: dict[str, Any], command: Any, device: Device = "auto") -> dict[str, Any]:
+    """What a ``config.json`` holds: what decides the result, how the command was given, and where it ran."""
+    return {"question": question, "options": options_of(command), "provenance": provenance(device)}
 
 
 def options_of(command: Any) -> dict[str, Any]:

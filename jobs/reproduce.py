@@ -17,7 +17,7 @@ from jobs import paper, results
 from jobs.entries import Entry, common_images, read_entry
 from jobs.launch import Cluster, OnStop, Slurm, dispatch
 from jobs.options import DataRoot, command_line, parse_images
-from jobs.provenance import options_of, provenance
+from jobs.provenance import configuration
 from jobs.story import Setting, Step, carry_out, told
 
 __all__ = ["STORIES", "Reproduce"]
@@ -107,7 +107,7 @@ class Reproduce:
         question: dict[str, Any] = {"data": self.data, "budget": self.budget, "plan": asdict(self._plan)}
         if self.story != "paper":
             question["story"] = self.story
-        config = {"question": question, "options": options_of(self), "provenance": provenance()}
+        config = configuration(question, self)
         with RunFolder(self.folder, config, "story.md"):
             steps = list(self.steps())
             carry_out(steps)

@@ -29,7 +29,7 @@ from jobs import recipes
 from jobs.fitting import Fitting, Watch
 from jobs.launch import Cluster, OnStop, Slurm, dispatch, processes, start_token
 from jobs.options import DataRoot, parse_sweep, sweep_names
-from jobs.provenance import options_of, provenance
+from jobs.provenance import configuration, options_of, provenance
 from jobs.record import is_main, of_main
 from jobs.runs import load_model, look_here
 
@@ -257,11 +257,7 @@ class Train:
         training.share(self.head.batch)  # not after hours of training an energy
         start = load_model(self.start_from, self.allow) if self.start_from else None
         spec, net = self._build(whole, start)
-        config = {
-            "question": self._question(whole, start, model.code(spec)),
-            "options": options_of(self),
-            "provenance": provenance(self.device),
-        }
+        config = configuration(self._question(whole, start, model.code(spec)), self, self.device)
         if is_main() and self.token:
             self._clear()
         with RunFolder(self.folder, config, "model.json", "checkpoint") if is_main() else nullcontext():
