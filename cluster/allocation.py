@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster.session import ray_session
 from ebsc.errors import RunError
-from ebsc.files import write_whole
+from ebsc.files import parse_json, write_whole
 
 __all__ = ["Allocation", "ray_across"]
 
@@ -196,7 +196,7 @@ def _await(meeting: Path) -> dict:
     """What the head wrote for this start of the job."""
     for _ in _attempts():
         with suppress(OSError, ValueError):
-            found: dict = json.loads(meeting.read_bytes())
+            found: dict = parse_json(meeting.read_bytes())
             return found
     raise RunError(f"Ray's head did not write {meeting} within {START_SECONDS:g} s: do all nodes see that folder?")
 

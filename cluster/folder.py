@@ -14,7 +14,7 @@ from typing import Any
 import filelock
 
 from ebsc.errors import InputError
-from ebsc.files import lock, make_folder, write_whole
+from ebsc.files import lock, make_folder, parse_json, write_whole
 
 __all__ = ["OLDER", "RunFolder", "alive", "clear", "flat", "holder", "read_config"]
 
@@ -188,13 +188,13 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "config.json"
     try:
-        config = json.loads(path.read_bytes())
+        config = parse_json(path.read_bytes())
         parts = config["question"], config.get("options", {}), config.get("provenance", {})
     except FileNotFoundError:
         if path.with_name("job.json").exists():
             raise InputError(f"{folder} was submitted and has not begun: ebsc jobs says where it stands") from None
         raise InputError(f"{folder} is not a run folder: config.json is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read: {error!r}") from error
     if not all(isinstance(part, dict) for part in parts):
         raise InputError(f"{path} is damaged: question, options and provenance must be mappings")
@@ -204,7 +204,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 def _recorded_holder(folder: Path) -> dict[str, Any]:
     """Who holds a folder, as its process wrote it: host, pid, since. Empty when nobody does, or it cannot be read."""
     try:
-        who = json.loads((folder / "driver.json").read_bytes())
+        who = parse_json((folder / "driver.json").read_bytes())
         return {"host": who["host"], "pid": int(who["pid"]), "since": who["since"]}
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return {}

@@ -14,7 +14,7 @@ import numpy as np
 from cluster import certificates
 from cluster.folder import RunFolder, flat, read_config
 from ebsc.errors import InputError
-from ebsc.files import write_whole
+from ebsc.files import parse_json, write_whole
 
 __all__ = ["KEPT", "LEDGER", "Ledger", "Record", "compress", "recorded", "write"]
 
@@ -92,8 +92,7 @@ class Ledger:
         """Record finished looks, with the worker seconds that each took."""
         if records:
             timed = [{**record, "seconds": round(float(s), 6)} for record, s in zip(records, seconds, strict=True)]
-            if not self._whole:
-                timed[0] |= {"votes_of": self._votes}
+            timed[0] |= {"votes_of": self._votes}
             with self._path.open("ab") as file:
                 file.truncate(self._whole)
                 file.write(_lines(timed))
@@ -209,13 +208,13 @@ def _parsed(lines: Iterable[bytes], path: Path, votes: str) -> Iterator[Record]:
     """Records of the votes that ``votes`` names; ledgers made before 1 December 2026 do not say whose theirs are."""
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             values = [record["image"], record["look"], *record["votes"].values()]
             seconds = record["seconds"]
             known = isinstance(seconds, float) and 0 <= seconds < _MOST_SECONDS
             if not (known and all(isinstance(v, int) for v in values)):
                 raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path}, line {number} is not a ledger line: the file is damaged or foreign") from None
         if record.pop("votes_of", votes) != votes:
             raise InputError(f"{path}, line {number} is of another run than the config.json beside it")

@@ -21,6 +21,7 @@ from enum import IntEnum
 from functools import cached_property
 from itertools import islice
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
@@ -67,11 +68,13 @@ class Unit:
         number: of the unit in its campaign.
         seed: of the campaign.
         spans: which draws of which images, an array of :data:`SPAN`.
+        campaign: tells its campaign from all others.
     """
 
     number: int
     seed: int
     spans: np.ndarray
+    campaign: str = ""
 
     @cached_property
     def draws(self) -> int:
@@ -130,6 +133,7 @@ class Campaign:
         self._queue: deque[np.ndarray] = deque()
         self._out: dict[int, Unit] = {}
         self._units = 0
+        self._name = uuid4().hex
         self.queued = 0
         self.draws = 0
         self._plan(np.arange(len(labels)))
@@ -144,7 +148,7 @@ class Campaign:
         """
         units: list[Unit] = []
         while self._queue and (limit is None or len(units) < limit):
-            unit = Unit(self._units, self.seed, self._take(max(size, BLOCK)))
+            unit = Unit(self._units, self.seed, self._take(max(size, BLOCK)), self._name)
             self.queued -= unit.draws
             self._units += 1
             self._out[unit.number] = unit
@@ -216,7 +220,7 @@ class Campaign:
         n_classes = self.counts[Stream.SELECT].shape[1]
         numbers = [unit.number for unit, _ in counted]
         for number, (unit, counts) in zip(numbers, counted, strict=True):
-            if self._out.get(number) is not unit:
+            if number not in self._out or unit.campaign != self._name:
                 raise ValueError(f"unit {number} is not out: it was merged before, or belongs to another campaign")
             if counts.shape != (len(unit.spans), n_classes):
                 raise ValueError(f"unit {number}: counts have shape {counts.shape}, not {(len(unit.spans), n_classes)}")

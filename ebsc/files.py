@@ -1,17 +1,27 @@
 """Files that appear whole or not at all, and locks."""
 
 import errno
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import filelock
 
 from ebsc.errors import InputError
 
-__all__ = ["FULL", "lock", "make_folder", "refused", "write_whole"]
+__all__ = ["FULL", "lock", "make_folder", "parse_json", "refused", "write_whole"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk without room: no mistake of whoever gave the command."""
+
+
+def parse_json(text: bytes | str) -> Any:
+    """:func:`json.loads`, with :class:`ValueError` for whatever is wrong with a text, too deep nesting among it."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def refused(error: OSError, said: str) -> Exception:

@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ebsc import classifier, energy, own
+from ebsc.device import out_of_memory
 from ebsc.energy import Energy
 from ebsc.errors import InputError, one_line
 from ebsc.estimator import EmpiricalBayes
-from ebsc.files import make_folder, refused, write_whole
+from ebsc.files import make_folder, parse_json, refused, write_whole
 from ebsc.networks import UNet
 
 __all__ = [
@@ -161,6 +162,8 @@ def build(spec: ModelSpec, allow: Sequence[str] = ()) -> Ebsc:
         base = _classifier(spec, allow)  # before the denoiser: a seed gives the weights of each in this order
         return Ebsc(_denoiser(spec, allow), base, spec.sigma)
     except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            raise InputError("the networks do not fit into memory") from error
         raise InputError(f"not a model specification: {one_line(error)}") from error
 
 
@@ -286,7 +289,7 @@ def read(folder: str | Path) -> tuple[ModelSpec, bytes]:
     """
     folder = locate(folder)
     try:
-        head = json.loads((folder / "model.json").read_bytes())
+        head = parse_json((folder / "model.json").read_bytes())
         weights = (folder / "model.safetensors").read_bytes()
         if head.pop("format") != _FORMAT:
             raise InputError(f"not a model of format {_FORMAT}")

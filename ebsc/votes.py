@@ -175,7 +175,8 @@ class Voter:
             alone, again, among = (
                 self._scores(torch.cat([batch[:1], others])) for others in (batch[1:], batch[1:], 0.1 * batch[1:])
             )
-        if (alone - again).abs().max() > 0.01 * alone.abs().max():
+        same = 1e-6 if self.device.type == "cpu" else 0.01  # some kernels of GPUs add up in any order
+        if (alone - again).abs().max() > same * alone.abs().max():
             raise InputError("the model draws random numbers of its own: its votes cannot be counted again")
         if (alone[0] - among[0]).abs().max() > 0.01 * alone[0].abs().max():
             raise InputError(

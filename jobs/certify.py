@@ -1,6 +1,7 @@
 """``ebsc certify``: count votes on a test set and record what they certify."""
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -230,7 +231,7 @@ class Certify:
     def _name(self, spec: ModelSpec) -> str:
         data_name = Path(self._data_name(spec)).stem
         vote = "-plain" * self.plain + f"-walk{self.walk.steps}" * (self._chain is not None)
-        return f"{self.model.resolve().name}{vote}-{data_name}-{self.budget}-n{self.n}"
+        return f"{Path(os.path.realpath(self.model)).name}{vote}-{data_name}-{self.budget}-n{self.n}"
 
     @property
     def _device(self) -> Device:

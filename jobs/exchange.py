@@ -16,6 +16,7 @@ from jobs.entries import check_sound, log_name, named_sigma
 from jobs.options import parse_images
 from jobs.prints import put, show_with
 from jobs.provenance import configuration
+from jobs.runs import certification
 
 __all__ = ["Export", "Import"]
 
@@ -97,9 +98,7 @@ class Export:
         if "log" in question:
             put(self._copied(), self.out)
             return
-        if "budget" not in question:
-            raise InputError(f"{self.run_folder}/config.json is not that of a certification: no budget")
-        if not question.get("lattice", True):
+        if not certification(self.run_folder)["question"]["lattice"]:
             raise InputError(
                 f"{self.run_folder} was made with --no-lattice: its certificates are not sound in floating point, and"
                 " the field's form has no place to say so"

@@ -76,6 +76,8 @@ class Merge:
             raise InputError("these runs were counted on CPUs and on GPUs, where a network rounds differently")
         parts = [{"run": str(run), **config} for run, config in zip(self.runs, configs, strict=True)]
         said = configs[0]["options"] | {"run_folder": str(self.into), "images": question["images"]}
+        if any("two-sided" in config["options"].get("extend", ()) for config in configs):
+            said["extend"] = ["two-sided"]  # of any of them, which its table must say
         config = {"question": question, "options": said, "provenance": provenance(), "merged": parts}
         config["device"] = devices.pop()
         with RunFolder(self.into, config, *certificates.FILES, LEDGER, KEPT) as held:

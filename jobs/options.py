@@ -2,7 +2,7 @@
 
 import io
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import MISSING, fields, is_dataclass, replace
 from itertools import product
@@ -129,12 +129,19 @@ def option_names(command: Any) -> list[str]:
     return names
 
 
-def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
+def parse_sweep(
+    command: _Options,
+    sweep: Sequence[str],
+    first: Collection[str] = (),
+    then: Callable[[_Options], _Options] | None = None,
+) -> dict[str, _Options]:
     """Every combination of ``option=value,value`` as a command of its own, under a label like ``sigma=0.5,epsilon=1``.
 
     Args:
         command: a dataclass of options, whose other values stay.
         sweep: one word an option; no words give no commands.
+        first: options that are set before the others,
+        then: and what is done before these are set.
 
     Raises:
         InputError: not of that form, an unknown option or one given twice, or a value that it does not take.
@@ -160,7 +167,8 @@ def parse_sweep(command: Any, sweep: Sequence[str]) -> dict[str, Any]:
         label = ",".join(f"{name}={value}" for name, value in point).replace("/", "_")
         if label in points:
             raise InputError(f"sweep: two points would have the folder {label}")
-        points[label] = _set(command, point)
+        led = _set(command, [pair for pair in point if pair[0] in first])
+        points[label] = _set(then(led) if then else led, [pair for pair in point if pair[0] not in first])
     return points
 
 
@@ -233,8 +241,10 @@ def _values(value: Any) -> list[str]:
     return [str(part).removesuffix(".0") if isinstance(part, float) else str(part) for part in parts]
 
 
-def _set(command: Any, point: Sequence[tuple[str, str]]) -> Any:
+def _set(command: _Options, point: Sequence[tuple[str, str]]) -> _Options:
     """The command with options set as its own command line would set them."""
+    if not point:
+        return command
     words: list[str] = []
     maps: dict[str, dict[str, Any]] = {}
     for name, value in point:
@@ -250,7 +260,8 @@ def _set(command: Any, point: Sequence[tuple[str, str]]) -> Any:
             words += [prefix + option, value]
     for option, pairs in maps.items():
         words += [f"--{option}", *_values(pairs)]
-    default = replace(command, **{option: {} for option in maps})  # tyro makes options of what a default maps
+    # tyro makes options of what a default maps
+    default = replace(command, **{option: {} for option in maps})  # type: ignore[type-var]
     try:
         with redirect_stderr(io.StringIO()):
             return tyro.cli(type(command), args=words, default=default, console_outputs=False)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ebsc.errors import InputError
-from ebsc.files import write_whole
+from ebsc.files import parse_json, write_whole
 from ebsc.training import Trainer
 
 __all__ = ["Keeper", "Logbook", "is_main", "of_main", "read_lines"]
@@ -154,7 +154,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and isinstance(entry.get("part"), str):

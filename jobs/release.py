@@ -1,5 +1,6 @@
 """``ebsc release``: a model for others, with its card and the runs behind its numbers; ``ebsc models``: which."""
 
+import os
 import re
 import shutil
 import tempfile
@@ -69,7 +70,7 @@ class Release:
             raise InputError(f"{folder} is there already; --overwrite replaces it")
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise InputError(f"{folder} is no folder: a released model cannot replace it")
-        if folder.exists() and {path.name for path in folder.iterdir()} != _PARTS:
+        if folder.exists() and {path.name for path in folder.iterdir()} not in (set(), _PARTS):
             raise InputError(f"{folder} holds something else than a released model: --overwrite leaves it alone")
         origin = model.locate(self.model)
         spec, weights = model.read(origin)
@@ -108,7 +109,7 @@ class Release:
     @property
     def _named(self) -> dict[str, Path]:
         """What the runs are called where they are kept."""
-        return {run.resolve().name if place else self.name: run for place, run in enumerate(self.runs)}
+        return {Path(os.path.realpath(run)).name if place else self.name: run for place, run in enumerate(self.runs)}
 
     def _check(self, spec: ModelSpec) -> None:
         """Only sound runs of these weights, each of a name of its own."""

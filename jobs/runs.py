@@ -100,7 +100,7 @@ def model_of_run(
     try:
         net, spec = load_model(Path(at), allow)
     except InputError as error:
-        holder = folder.resolve().parent.parent  # a released model holds its runs
+        holder = Path(os.path.realpath(folder)).parent.parent  # a released model holds its runs
         if named:
             raise
         if not (holder / "model.json").exists():

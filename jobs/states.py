@@ -1,6 +1,5 @@
 """Where jobs and runs stand: from their folders, and from SLURM where it has them."""
 
-import json
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from tabulate import tabulate
 
 from cluster.folder import alive, holder
 from ebsc.errors import InputError, RunError, one_line
+from ebsc.files import parse_json
 from jobs.record import read_lines
 
 __all__ = ["Jobs", "State", "ask", "states", "table", "wait"]
@@ -184,7 +184,7 @@ def _progress(folder: Path) -> tuple[str, str]:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in seen.items())
         return f"{last['part']} {last['step']}/{last['steps']}", figures
     with suppress(OSError, ValueError, KeyError, TypeError):
-        status = json.loads((folder / "status.json").read_bytes())
+        status = parse_json((folder / "status.json").read_bytes())
         return f"{status['settled']:,}/{status['images']:,} images", ""
     return "", ""
 
@@ -192,7 +192,7 @@ def _progress(folder: Path) -> tuple[str, str]:
 def _ticket(folder: Path) -> dict:
     """What was written when the work was submitted; empty when it was not."""
     try:
-        found = json.loads((folder / "job.json").read_bytes())
+        found = parse_json((folder / "job.json").read_bytes())
         return found if isinstance(found, dict) and isinstance(found["job"], str) else {}
     except (OSError, ValueError, KeyError):
         return {}

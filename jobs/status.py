@@ -1,6 +1,5 @@
 """``ebsc status``: where one certification stands, while it runs and afterwards."""
 
-import json
 import platform
 import time
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import tyro
 from cluster.driver import Status
 from cluster.folder import holder, read_config
 from ebsc.errors import InputError
+from ebsc.files import parse_json
 from jobs.prints import show_with
 from jobs.progress import duration
 
@@ -49,7 +49,7 @@ class ShowStatus:
         finished = (folder / "certificates.parquet").exists()
         print(f"{folder}: {_state(folder, finished)}")
         try:
-            found = json.loads((folder / "status.json").read_bytes())
+            found = parse_json((folder / "status.json").read_bytes())
             seen = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.pop("time")))
             status = Status(**found)
             share = f"{100 * status.settled // status.images}%: {describe(status)}"

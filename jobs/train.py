@@ -113,7 +113,7 @@ class Train:
     """Steps over which the attacks of smoothadv and smoothmix grow to their full strength, and after which the radius
     term of macer begins; ignored by the others."""
     denoising: float = 0.0
-    """Weight of the denoising error, in units of sigma^2, beside the objective; keeps phi an energy with --joint."""
+    """With --joint, weight of the denoising error, in units of sigma^2, beside the objective; keeps phi an energy."""
     hyper: dict[str, float] = field(default_factory=dict)
     """Other hyperparameters of the objective, as `--hyper weight 5 steps 8`; a wrong one is answered with the list."""
     classes: tuple[int, ...] = ()
@@ -168,8 +168,6 @@ class Train:
             hyperparameters(self.objective, self._hyperparameters)
         if self.denoiser in ("none", "mixture") and (self.joint or self.denoising):
             raise InputError("joint and denoising need a denoiser with weights to train: residual, scalar or network")
-        if self.denoising and not self.joint:
-            raise InputError("denoising weighs the error of an energy that is trained on: it needs --joint")
 
     @classmethod
     def by(cls, recipe: str, sigma: float, **changes: Any) -> "Train":
@@ -211,8 +209,11 @@ class Train:
         start, before = replace(asked, out=None, sweep=()), self.base
         if self.recipe and "objective" in fixed:
             start, before = _followed(start, start, start.apart, fixed), before.apart
-        for label, point in parse_sweep(start, self.sweep).items():
-            yield label, _followed(point, before, point.base, fixed) if point.recipe else point
+
+        def led(point: Train) -> Train:
+            return _followed(point, before, point.base, fixed) if point.recipe else point
+
+        yield from parse_sweep(start, self.sweep, ("recipe", "sigma", "objective"), led).items()
 
     def _check(self) -> None:
         """What would otherwise be said after the queue."""
@@ -220,7 +221,12 @@ class Train:
         for schedule in (self.head,) if self.start_from else (self.energy, self.head):
             training.share(schedule.batch, self.slurm.nodes * self.tasks)
         if self.start_from and not self.slurm.depends:
+            self._check_start()
             load_model(self.start_from, self.allow)
+
+    def _check_start(self) -> None:
+        if self.start_from and os.path.realpath(model.locate(self.start_from)) == os.path.realpath(self.folder):
+            raise InputError(f"{self.folder} cannot start from itself: name another folder with --out")
 
     @property
     def folder(self) -> Path:
@@ -235,8 +241,7 @@ class Train:
     def here(self, on_stop: OnStop) -> None:
         """Train in this process, which may be one of several."""
         device = pick(self.slurm.device(self.device, self.cluster))
-        if self.start_from and os.path.realpath(model.locate(self.start_from)) == os.path.realpath(self.folder):
-            raise InputError(f"{self.folder} cannot start from itself: name another folder with --out")
+        self._check_start()
         with processes(device):
             self._train(device, on_stop)
 

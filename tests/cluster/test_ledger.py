@@ -76,7 +76,9 @@ def test_the_device_is_settled_when_something_was_counted(tmp_path):
 
 
 def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path):
-    fill(tmp_path)
+    fill(tmp_path, RECORDS[:2])
+    with Ledger(tmp_path, CONFIG) as ledger:
+        ledger.append(RECORDS[2:], np.array([0.5]))
     path = tmp_path / "ledger.jsonl"
     whole = path.read_bytes()
     last = whole[:-1].rindex(b"\n") + 1
@@ -130,6 +132,16 @@ def test_the_ledger_of_another_run_is_refused_and_that_of_another_budget_is_not(
         list(recorded(tmp_path))
 
 
+def test_votes_of_another_run_behind_its_own_are_refused(tmp_path):
+    fill(tmp_path, RECORDS[:2])
+    with Ledger(tmp_path / "other", {"question": CONFIG["question"] | {"model": "another"}}) as other:
+        other.append(RECORDS[2:], np.zeros(1))
+    with (tmp_path / "ledger.jsonl").open("ab") as ledger:
+        ledger.write((tmp_path / "other" / "ledger.jsonl").read_bytes())
+    with pytest.raises(InputError, match="line 3 is of another run than the config"):
+        list(recorded(tmp_path))
+
+
 @pytest.mark.parametrize("torn", [b"", b'{"image": 4, "lo'])
 def test_zeros_that_a_power_failure_left_at_the_end_are_cut_off(tmp_path, torn):
     fill(tmp_path, RECORDS[:2])
@@ -168,7 +180,7 @@ def test_a_damaged_config_is_refused(tmp_path, text):
     fill(tmp_path)
     (tmp_path / "config.json").write_bytes(text)
     before = tiny.files(tmp_path)
-    with pytest.raises(InputError, match=r"config\.json cannot be read"):
+    with pytest.raises(InputError, match=r"config\.json (cannot be read|is damaged)"):
         Ledger(tmp_path, CONFIG)
     assert tiny.files(tmp_path) == before
 

@@ -1,6 +1,7 @@
 """A campaign as a state machine: the same certificates however its work is cut, ordered or interrupted."""
 
 import copy
+import pickle
 from dataclasses import replace
 
 import coins
@@ -177,6 +178,12 @@ def test_a_unit_of_another_campaign_is_refused():
     assert unit.number == other.number
     with pytest.raises(ValueError, match="another campaign"):
         ours.merge(other, coins.addressed(P)(other))
+
+
+def test_a_unit_may_come_back_as_a_copy():
+    run = campaign(BUDGETS[0])
+    (unit,) = run.next_units(10**6)
+    assert len(run.merge(pickle.loads(pickle.dumps(unit)), coins.addressed(P)(unit)))
 
 
 def shorter(counts):

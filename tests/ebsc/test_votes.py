@@ -113,10 +113,11 @@ def test_a_network_that_looks_at_the_whole_batch_is_refused(precision):
         Voter(net, images(), levels=16, n_classes=10, precision=precision)
 
 
-def test_a_network_with_random_numbers_of_its_own_is_refused():
+@pytest.mark.parametrize("size", [1.0, 1e-3])
+def test_a_network_with_random_numbers_of_its_own_is_refused(size):
     class Shaken(torch.nn.Module):
         def forward(self, x):
-            return x + torch.randn_like(x)
+            return x + size * torch.randn_like(x)
 
     net = Ebsc(Shaken(), model().classifier, SIGMA)
     with pytest.raises(InputError, match="draws random numbers of its own"):

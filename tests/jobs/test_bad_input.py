@@ -57,9 +57,20 @@ def a_training_that_would_replace_what_it_starts_from(place):
     return train(place, "--start-from", place.model, "-o", place.model, "--overwrite")
 
 
-@case("it needs --joint")
-def denoising_of_a_frozen_energy(place):
-    return train(place, "--objective", "gaussian", "--denoising", 1)
+@case("cannot start from itself")
+def the_same_before_the_queue(place):
+    return [*a_training_that_would_replace_what_it_starts_from(place), "--cluster", "slurm", "--dry-run"]
+
+
+@case("networks do not fit into memory")
+def networks_larger_than_memory(place):
+    return train(place, "--width", 10**6)
+
+
+@case(r"model\.json cannot be read")
+def model_nested_too_deeply(place):
+    (place.model / "model.json").write_text("[" * 100_000)
+    return place.certify()
 
 
 @case("learning_rate must be positive and at most 3e\\+37")

@@ -34,6 +34,7 @@ RUNS = {
     "tolerant-others": ["--images", "30::60", "--tolerance", 0.5],
     **{f"extended-{seed}": [*FIXED, "--seed", seed, "--extend", "n=300", "n=500"] for seed in range(2)},
     **{f"two-sided-{seed}": [*FIXED, "--two-sided", "--seed", seed] for seed in range(2)},
+    "two-sided-later": [*FIXED, "--seed", 2, "--extend", "two-sided"],
 }
 
 
@@ -316,6 +317,13 @@ def test_votes_on_other_pixels_are_not_added(place):
     runs = [place.folder / f"seed-{seed}" for seed in (0, 1)]
     refused(place.folder, runs, place.folder / "merged", "checksum|pixels|data")
     assert not (place.folder / "merged").exists()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_bound_that_was_changed_later_is_said_of_the_merger(merge, tmp_path, order):
+    said = "with probability up to 2 alpha"
+    assert said in tiny.cli("table", merge(*["two-sided-0", "two-sided-later"][::order])).out
+    assert said not in tiny.cli("table", merge("two-sided-0", "two-sided-1", into=tmp_path / "same")).out
 
 
 def test_a_run_whose_votes_say_something_else_is_refused(runs, tmp_path):

@@ -103,6 +103,18 @@ def test_a_sweep_over_sigma_or_recipes_follows_them(tmp_path, monkeypatch):
     assert parse_sweep(Train(), ()) == {}
 
 
+def test_a_sweep_over_recipes_takes_options_that_only_these_allow(monkeypatch):
+    found = []
+    monkeypatch.setattr("jobs.train.dispatch", lambda points, *rest: found.extend(points))
+    typed("--sweep", "epsilon=0.5,2", "recipe=ebsc-cnn,smoothadv").run()
+    assert [(p.recipe, p.epsilon, p.draws) for p in found] == [
+        ("ebsc-cnn", 0.5, 1),
+        ("smoothadv", 0.5, 4),
+        ("ebsc-cnn", 2, 1),
+        ("smoothadv", 2, 4),
+    ]
+
+
 def test_what_is_swept_beside_sigma_is_not_the_recipes(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr("jobs.train.dispatch", lambda points, *rest: found.extend(points))

@@ -227,6 +227,12 @@ def test_what_is_no_folder_is_not_replaced(place, shelf):
     assert (place.model / "model.json").exists()
 
 
+def test_an_empty_folder_is_replaced(place, shelf):
+    (shelf / NAME).mkdir(parents=True)
+    assert release(place, shelf, "--overwrite").status == 0
+    assert (shelf / NAME / "model.json").exists()
+
+
 def test_what_is_no_released_model_is_not_replaced(place, released):
     (released / "notes.txt").write_text("mine")
     before = tiny.files(released)

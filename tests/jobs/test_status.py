@@ -152,6 +152,7 @@ SPOILT = {
     "list": b"[]",
     "text": b'"three of seven"',
     "number": b"7",
+    "nested_too_deeply": b"[" * 100_000,
     "without_time": json.dumps(asdict(SEEN)).encode(),
     "with_less": json.dumps({"time": 0, "settled": 3}).encode(),
     "with_more": json.dumps({**asdict(SEEN), "time": 0, "colour": "blue"}).encode(),
