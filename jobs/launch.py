@@ -54,7 +54,7 @@ _SBATCH = """
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm:
-    """What to ask SLURM for; refused with --cluster here.
+    """What to ask SLURM for; refused with --cluster here, and of no effect with local where only SLURM knows it.
 
     Attributes:
         partition: Partition to submit to. Default: SLURM's own.
