@@ -60,7 +60,8 @@ def certification(folder: Path) -> dict[str, Any]:
     wrong = [name for name, kind in _QUESTION.items() if not isinstance(question.get(name), kind)]
     if "sigma" not in wrong and not 0 < question["sigma"] < inf:
         wrong.append("sigma")
-    if not isinstance(config.get("options", {"model": None}).get("model", ""), str):
+    options = config.get("options", {"model": None})
+    if not (isinstance(options.get("model", ""), str) and isinstance(options.get("extend", []), list)):
         wrong.append("options")
     if wrong:
         raise InputError(f"{folder}/config.json is not that of a certification: look at {', '.join(wrong)}")

@@ -209,11 +209,16 @@ class Train:
         start, before = replace(asked, out=None, sweep=()), self.base
         if self.recipe and "objective" in fixed:
             start, before = _followed(start, start, start.apart, fixed), before.apart
+        first = {"recipe", "sigma", "objective"}
+        held = fixed - (sweep_names(self.sweep) - first)  # the rest of what is swept is set later
 
         def led(point: Train) -> Train:
-            return _followed(point, before, point.base, fixed) if point.recipe else point
+            if not point.recipe:
+                return point
+            after = point.base if "objective" in fixed else Train.by(point.recipe, point.sigma)
+            return _followed(point, before, after, held)
 
-        yield from parse_sweep(start, self.sweep, ("recipe", "sigma", "objective"), led).items()
+        yield from parse_sweep(start, self.sweep, first, led).items()
 
     def _check(self) -> None:
         """What would otherwise be said after the queue."""

@@ -115,6 +115,25 @@ def test_a_sweep_over_recipes_takes_options_that_only_these_allow(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("words", [(), ("--recipe", "gaussian"), ("--recipe", "smoothadv")])
+def test_a_sweep_over_recipes_has_all_that_they_say(monkeypatch, words):
+    found = []
+    monkeypatch.setattr("jobs.train.dispatch", lambda points, *rest: found.extend(points))
+    typed(*words, "--sweep", "recipe=ebsc-cnn,ebsc-small", "denoiser=residual,scalar").run()
+    assert [(p.recipe, p.denoiser) for p in found] == [
+        (recipe, denoiser) for recipe in ("ebsc-cnn", "ebsc-small") for denoiser in ("residual", "scalar")
+    ]
+    for point in found:
+        assert point == Train.by(point.recipe, 0.5, denoiser=point.denoiser, out=point.out)
+
+
+def test_a_sweep_over_recipes_of_several_objectives_has_their_hyperparameters(monkeypatch):
+    found = []
+    monkeypatch.setattr("jobs.train.dispatch", lambda points, *rest: found.extend(points))
+    typed("--sweep", "recipe=ebsc-cnn,consistency").run()
+    assert [(p.epsilon, p.hyper) for p in found] == [(1.0, {"steps": 1}), (None, {"weight": 5, "entropy": 0.5})]
+
+
 def test_what_is_swept_beside_sigma_is_not_the_recipes(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr("jobs.train.dispatch", lambda points, *rest: found.extend(points))

@@ -183,7 +183,8 @@ def test_a_configuration_that_is_damaged_is_refused(place, name, command, missin
 
 
 @pytest.mark.parametrize(
-    ("part", "name", "value"), [("question", "sigma", 0), ("question", "sigma", -1), ("options", "model", 5)]
+    ("part", "name", "value"),
+    [("question", "sigma", 0), ("question", "sigma", -1), ("options", "model", 5), ("options", "extend", None)],
 )
 def test_a_value_that_no_certification_has_is_refused(place, part, name, value):
     place.reconfigure(lambda config: config[part].update({name: value}))
