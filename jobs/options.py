@@ -140,8 +140,8 @@ def parse_sweep(
     Args:
         command: a dataclass of options, whose other values stay.
         sweep: one word an option; no words give no commands.
-        first: options that are set before the others,
-        then: and what is done before these are set.
+        first: options that are set before the others.
+        then: what is done in between.
 
     Raises:
         InputError: not of that form, an unknown option or one given twice, or a value that it does not take.
