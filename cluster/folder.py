@@ -189,15 +189,14 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     try:
         config = parse_json(path.read_bytes())
-        parts = config["question"], config.get("options", {}), config.get("provenance", {})
+        for part in (config["question"], config.get("options") or {}, config.get("provenance") or {}):
+            part.items()
     except FileNotFoundError:
         if path.with_name("job.json").exists():
             raise InputError(f"{folder} was submitted and has not begun: ebsc jobs says where it stands") from None
         raise InputError(f"{folder} is not a run folder: config.json is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read: {error!r}") from error
-    if not all(isinstance(part, dict) for part in parts):
-        raise InputError(f"{path} is damaged: question, options and provenance must be mappings")
     return config
 
 

@@ -184,7 +184,7 @@ def _read_run(folder: Path) -> Entry:
             steps=question.get("walk", {"steps": 0})["steps"],
             checksum=question["checksum"] if sound else "",
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}/config.json is not that of a certification: {error!r}") from error
 
 

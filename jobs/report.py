@@ -191,7 +191,7 @@ class _Row:
     @property
     def facts(self) -> dict[str, str]:
         """What one asks first of a run."""
-        question, rows, made = self.question, self.certificates, self.config.get("provenance", {})
+        question, rows, made = self.question, self.certificates, self.config.get("provenance") or {}
         budget = question["budget"]
         spent = certificates.seconds(self.path).sum()
         ends = ", ".join(f"{count:,} {name}" for name, count in certificates.outcomes(rows).items())
@@ -214,7 +214,7 @@ class _Row:
     @property
     def configuration(self) -> dict[str, dict[str, str]]:
         """Every value that the run was made with, and what the model says of itself."""
-        made = self.config.get("provenance", {})
+        made = self.config.get("provenance") or {}
         parts = {
             "Question: all that decides the numbers": flat(self.config.get("question", {})),
             "Options": flat(self.config.get("options", {})),

@@ -60,8 +60,12 @@ def certification(folder: Path) -> dict[str, Any]:
     wrong = [name for name, kind in _QUESTION.items() if not isinstance(question.get(name), kind)]
     if "sigma" not in wrong and not 0 < question["sigma"] < inf:
         wrong.append("sigma")
-    options = config.get("options", {"model": None})
-    if not (isinstance(options.get("model", ""), str) and isinstance(options.get("extend", []), list)):
+    options = config.get("options")
+    if not (
+        isinstance(options, dict)
+        and isinstance(options.get("model", ""), str)
+        and isinstance(options.get("extend", []), list)
+    ):
         wrong.append("options")
     if wrong:
         raise InputError(f"{folder}/config.json is not that of a certification: look at {', '.join(wrong)}")

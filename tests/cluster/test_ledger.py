@@ -180,7 +180,7 @@ def test_a_damaged_config_is_refused(tmp_path, text):
     fill(tmp_path)
     (tmp_path / "config.json").write_bytes(text)
     before = tiny.files(tmp_path)
-    with pytest.raises(InputError, match=r"config\.json (cannot be read|is damaged)"):
+    with pytest.raises(InputError, match=r"config\.json cannot be read"):
         Ledger(tmp_path, CONFIG)
     assert tiny.files(tmp_path) == before
 
