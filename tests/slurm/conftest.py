@@ -62,9 +62,9 @@ def trained(training, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def certification(tmp_path_factory):
-    """The words of a certification of some seconds."""
+    """The words of a certification that is long enough for a second worker to start beside the first."""
     model = tiny.write_model(tmp_path_factory.mktemp("certification") / "model")
-    return [model, "--images", "::4", "--n", 3000, "--radii", "0:1:0.25"]
+    return [model, "--images", "::4", "--n", 10_000, "--radii", "0:1:0.25"]
 
 
 @pytest.fixture(scope="session")
