@@ -180,7 +180,9 @@ def seconds(folder: str | Path) -> np.ndarray:
 def _table(folder: str | Path) -> pa.Table:
     path = Path(folder) / "certificates.parquet"
     try:
-        table = pq.read_table(pa.BufferReader(path.read_bytes()))  # a path might be taken for a URI
+        # a path might be taken for a URI; bytes of Python's may be let go by a thread of Arrow when Python has ended
+        with pa.OSFile(str(path)) as file:
+            table = pq.read_table(file)
     except FileNotFoundError:
         raise InputError(
             f"{folder} is not finished: certificates.parquet is missing; start its command again"

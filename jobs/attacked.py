@@ -71,7 +71,8 @@ def read(folder: Path) -> Attacked:
         InputError: a file is missing or damaged.
     """
     try:
-        table = pq.read_table(pa.BufferReader((folder / "attack.parquet").read_bytes()))  # see cluster.certificates
+        with pa.OSFile(str(folder / "attack.parquet")) as file:  # see cluster.certificates
+            table = pq.read_table(file)
         lines = np.zeros(table.num_rows, dtype=_LINES)
         for name in _LINES.names or ():
             lines[name] = table[name].to_numpy()
