@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from cluster import parquet
 from ebsc.bounds import floor_radius
 from ebsc.campaign import Outcome, structured
 from ebsc.errors import InputError, one_line
@@ -63,9 +63,7 @@ def write(folder: Path, certificates: np.ndarray, seconds: np.ndarray, *, sound:
     }
     columns["outcome"] = pa.array([names[outcome] for outcome in certificates["outcome"]])
     columns["seconds"] = pa.array(seconds)
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd")
-    write_whole(folder / "certificates.parquet", sink.getvalue().to_pybytes())
+    parquet.write(folder / "certificates.parquet", columns)
     if sound:
         write_whole(folder / LOG, to_tsv(certificates, seconds).encode())
 
@@ -180,9 +178,7 @@ def seconds(folder: str | Path) -> np.ndarray:
 def _table(folder: str | Path) -> pa.Table:
     path = Path(folder) / "certificates.parquet"
     try:
-        # a path might be taken for a URI; bytes of Python's may be let go by a thread of Arrow when Python has ended
-        with pa.OSFile(str(path)) as file:
-            table = pq.read_table(file)
+        table = parquet.read(path)
     except FileNotFoundError:
         raise InputError(
             f"{folder} is not finished: certificates.parquet is missing; start its command again"

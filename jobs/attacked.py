@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from cluster import parquet
 from cluster.folder import read_config
 from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
@@ -57,11 +57,10 @@ def write(folder: Path, rows: np.ndarray, found: np.ndarray, images: np.ndarray)
     columns |= {"certified_radius": mine["radius"]} | {
         name: found[name] for name in ("radius", "length", "predicted", "certain")
     }
-    sink, arrays = pa.BufferOutputStream(), io.BytesIO()
-    pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), sink, compression="zstd")
+    arrays = io.BytesIO()
     np.savez_compressed(arrays, index=mine["index"], radius=found["radius"], images=images)
     write_whole(folder / "adversarial.npz", arrays.getvalue())
-    write_whole(folder / "attack.parquet", sink.getvalue().to_pybytes())
+    parquet.write(folder / "attack.parquet", columns)
 
 
 def read(folder: Path) -> Attacked:
@@ -71,8 +70,7 @@ def read(folder: Path) -> Attacked:
         InputError: a file is missing or damaged.
     """
     try:
-        with pa.OSFile(str(folder / "attack.parquet")) as file:  # see cluster.certificates
-            table = pq.read_table(file)
+        table = parquet.read(folder / "attack.parquet")
         lines = np.zeros(table.num_rows, dtype=_LINES)
         for name in _LINES.names or ():
             lines[name] = table[name].to_numpy()
