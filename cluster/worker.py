@@ -93,6 +93,7 @@ class Worker:
             batch=self._first_batch,
             compiled=assignment.compiled,
             walk=assignment.walk,
+            lattice=False,  # whether images may be off it, the driver has asked
         )
 
     def ready(self) -> int:

@@ -25,10 +25,12 @@ from uuid import uuid4
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
+from numpy.typing import ArrayLike
 
 from ebsc.bounds import radius
 from ebsc.budgets import Budget, Sequential, Standing
 from ebsc.errors import InputError
+from ebsc.model import check_sigma
 from ebsc.noise import BLOCK, Stream, check_seed
 from ebsc.waves import Waves
 
@@ -86,15 +88,16 @@ class Campaign:
     """The state of a certification. See the module's docstring.
 
     Args:
-        labels: true classes of the images to certify.
+        labels: (row,), integers: true classes of the images to certify.
         n_classes: number of classes.
         sigma: standard deviation of the smoothing noise.
         budget: :class:`ebsc.budgets.Fixed` or :class:`ebsc.budgets.Sequential`.
-        images: what addresses the draws of each image, its index in the data set; 0, 1, 2, ... when absent.
+        images: (row,), integers: what addresses the draws of each image, its index in the data set; 0, 1, 2, ... when
+            absent.
         seed: seed of all draws.
 
     Raises:
-        InputError: a negative seed, or an image named twice.
+        InputError: a negative seed, a sigma or labels that cannot be, or an image named twice.
 
     Attributes:
         look: the last look that each image has finished, -1 before the first.
@@ -104,19 +107,23 @@ class Campaign:
 
     def __init__(
         self,
-        labels: Int64[np.ndarray, " row"],
+        labels: ArrayLike,
         n_classes: int,
         sigma: float,
         *,
         budget: Budget,
-        images: Int64[np.ndarray, " row"] | None = None,
+        images: ArrayLike | None = None,
         seed: int = 0,
     ) -> None:
         check_seed(seed)
-        self.labels = labels
-        self.images = np.arange(len(labels)) if images is None else images
+        check_sigma(sigma)
+        self.labels = labels = _integers("labels", labels, n_classes)
+        self.images = np.arange(len(labels)) if images is None else _integers("images", images)
+        if len(self.images) != len(labels):
+            raise InputError(f"{len(self.images)} images but {len(labels)} labels")
         if len(np.unique(self.images)) < len(labels):
             raise InputError("an image is named twice: its draws would be counted twice")
+        self.n_classes = n_classes
         self.sigma = sigma
         self.budget = budget
         self.seed = seed
@@ -217,13 +224,13 @@ class Campaign:
         """Add the counts of several units at once, all or none; see :meth:`merge`."""
         if not counted:
             return np.zeros(0, dtype=np.int64)
-        n_classes = self.counts[Stream.SELECT].shape[1]
         numbers = [unit.number for unit, _ in counted]
         for number, (unit, counts) in zip(numbers, counted, strict=True):
             if number not in self._out or unit.campaign != self._name:
                 raise ValueError(f"unit {number} is not out: it was merged before, or belongs to another campaign")
-            if counts.shape != (len(unit.spans), n_classes):
-                raise ValueError(f"unit {number}: counts have shape {counts.shape}, not {(len(unit.spans), n_classes)}")
+            if counts.shape != (len(unit.spans), self.n_classes):
+                shape = len(unit.spans), self.n_classes
+                raise ValueError(f"unit {number}: counts have shape {counts.shape}, not {shape}")
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"a unit stands twice in {numbers}: it is not out any more")
         spans = _joined([self._out[number].spans for number in numbers])
@@ -405,12 +412,12 @@ class Campaign:
         self, records: Sequence[dict[str, Any]], place: dict[int, int]
     ) -> tuple[Int64[np.ndarray, " record"], Int64[np.ndarray, " record"], Int32[np.ndarray, "record class"]]:
         """Row, look and votes of each record."""
-        votes = np.zeros((len(records), self.counts[Stream.SELECT].shape[1]), dtype=np.int32)
+        votes = np.zeros((len(records), self.n_classes), dtype=np.int32)
         for line, record in enumerate(records):
             if record["image"] not in place or not 0 <= record["look"] <= len(self._looks):
                 raise ValueError(f"look {record['look']} of image {record['image']} is not part of this campaign")
             for name, count in record["votes"].items():
-                if not 0 <= int(name) < votes.shape[1]:
+                if not 0 <= int(name) < self.n_classes:
                     raise ValueError(f"image {record['image']} has votes for a class {name}")
                 if not 0 <= count <= self.budget.n:
                     raise ValueError(f"image {record['image']} has {count} votes for a class")
@@ -430,6 +437,16 @@ class Campaign:
             self.counts[stream][rows[mine]] = votes[mine]
         self._waiting[rows] = 0
         self._advance(rows)
+
+
+def _integers(name: str, values: ArrayLike, end: int = 2**63) -> Int64[np.ndarray, " row"]:
+    """A row of integers in 0..end - 1."""
+    values = np.asarray(values)
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
+        raise InputError(f"{name} must be a row of integers, not {values.dtype} of shape {values.shape}")
+    if values.size and not 0 <= values.min() <= values.max() < end:
+        raise InputError(f"{name} must lie in 0..{end - 1}, not {values.min()}..{values.max()}")
+    return values.astype(np.int64)
 
 
 def structured(**columns: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from jaxtyping import Int64
 
 from ebsc.errors import InputError, one_line
 from ebsc.files import lock
+from ebsc.noise import check_images
 
 __all__ = ["Dataset", "Split", "check_name", "data_root", "load", "names"]
 
@@ -71,25 +72,14 @@ class Dataset:
     n_classes: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.levels <= 255:
-            raise InputError(f"{self.name}: levels must lie in 1..255, not {self.levels}")
-        if self.images.ndim != 4 or self.images.dtype not in (np.uint8, np.float32):
-            raise InputError(
-                f"{self.name}: images must be uint8 or float32 of shape (N, C, H, W),"
-                f" not {self.images.dtype} {self.images.shape}"
-            )
+        try:
+            check_images(self.images, self.levels)
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from None
         if self.labels.shape != self.images.shape[:1]:
             raise InputError(f"{self.name}: {len(self.images)} images but labels of shape {self.labels.shape}")
         if not self.images.size:
             raise InputError(f"{self.name}: no images, no labels")
-        if self.images.dtype == np.uint8 and self.images.max() > self.levels:
-            raise InputError(
-                f"{self.name}: pixel {self.images.max()} is off the lattice {{0..{self.levels}}}: state the true levels"
-            )
-        if self.images.dtype == np.float32 and not np.isfinite(self.images).all():
-            raise InputError(f"{self.name}: images contain NaN or infinity")
-        if self.images.dtype == np.float32 and not 0 <= self.images.min() <= self.images.max() <= 1:
-            raise InputError(f"{self.name}: images in floats must lie in [0, 1]")
         if not 0 <= self.labels.min() <= self.labels.max() < self.n_classes:
             raise InputError(f"{self.name}: labels must lie in 0..{self.n_classes - 1}")
 

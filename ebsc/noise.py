@@ -23,7 +23,17 @@ from torch import Tensor
 from ebsc.device import as_graph
 from ebsc.errors import InputError
 
-__all__ = ["BLOCK", "REFINEMENT", "Normals", "Stream", "box_muller", "check_exact", "check_seed", "perturb"]
+__all__ = [
+    "BLOCK",
+    "REFINEMENT",
+    "Normals",
+    "Stream",
+    "box_muller",
+    "check_exact",
+    "check_images",
+    "check_seed",
+    "perturb",
+]
 
 BLOCK = 128
 """Draws per generator."""
@@ -103,6 +113,28 @@ def check_exact(sigma: float, levels: int) -> None:
     """Raise :class:`InputError` where noise on the lattice would not be exact in float32: no normal here reaches 7."""
     if levels * REFINEMENT * (1 + 7 * sigma) >= 2**24:
         raise InputError(f"sigma {sigma:g} is too large for certificates on the lattice of {levels} levels")
+
+
+def check_images(images: np.ndarray, levels: int) -> None:
+    """Raise :class:`InputError` unless images are what :func:`perturb` takes.
+
+    >>> check_images(np.zeros((1, 28, 28, 1), np.int64), 255)
+    Traceback (most recent call last):
+    ebsc.errors.InputError: images must be uint8 or float32 of shape (N, C, H, W), not int64 (1, 28, 28, 1)
+    """
+    if not 1 <= levels <= 255:
+        raise InputError(f"levels must lie in 1..255, not {levels}")
+    if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):
+        raise InputError(f"images must be uint8 or float32 of shape (N, C, H, W), not {images.dtype} {images.shape}")
+    if not images.size:
+        return
+    if images.dtype == np.uint8:
+        if images.max() > levels:
+            raise InputError(f"pixel {images.max()} is off the lattice {{0..{levels}}}: state the true levels")
+    elif not np.isfinite(images).all():
+        raise InputError("images contain NaN or infinity")
+    elif not 0 <= images.min() <= images.max() <= 1:
+        raise InputError("images in floats must lie in [0, 1]")
 
 
 def perturb(

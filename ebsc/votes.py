@@ -6,14 +6,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ebsc.campaign import Campaign, Unit
 from ebsc.device import as_graph, compiling, out_of_memory
 from ebsc.errors import InputError, RunError, one_line
 from ebsc.model import Ebsc
-from ebsc.noise import BLOCK, Normals, Stream, check_exact, perturb
+from ebsc.noise import BLOCK, Normals, Stream, check_exact, check_images, perturb
 from ebsc.walkjump import Walk, chain_votes, check_can_walk
 
 __all__ = ["Precision", "Voter", "certify"]
@@ -30,7 +31,7 @@ class Voter:
 
     Args:
         model: what is voted over; it is copied.
-        images: ``uint8`` on the lattice {0..levels}, or ``float32`` off it (see :func:`ebsc.noise.perturb`).
+        images: (row, channel, height, width), ``uint8`` integers on the lattice {0..levels}; an array or a tensor.
         levels: L, the integer of white.
         n_classes: number of classes.
         device: where the network runs.
@@ -40,10 +41,12 @@ class Voter:
             first unit, needs a C++ compiler on a CPU.
         walk: a draw votes by a chain that starts at its noisy image, with addressed randomness too
             (:mod:`ebsc.walkjump`); absent, by f(xhat(y)).
+        lattice: refuse images off the lattice. Without it they may be ``float32`` in [0, 1]; their noise is then one of
+            floats too, and certificates are not sound in floats.
 
     Raises:
-        InputError: images do not have the shape that the model takes, it does not have that many classes, or it has no
-            denoiser to walk with.
+        InputError: images are not as stated, or not of the shape that the model takes, it does not have that many
+            classes, or it has no denoiser to walk with.
 
     >>> from ebsc.model import ModelSpec, build
     >>> from ebsc.campaign import Campaign
@@ -58,7 +61,7 @@ class Voter:
     def __init__(
         self,
         model: Ebsc,
-        images: Shaped[np.ndarray, "row channel height width"],
+        images: ArrayLike,
         *,
         levels: int,
         n_classes: int,
@@ -67,14 +70,14 @@ class Voter:
         batch: int = 256,
         compiled: bool = False,
         walk: Walk | None = None,
+        lattice: bool = True,
     ) -> None:
         if batch < 1:
             raise InputError(f"the micro-batch must be at least 1, not {batch}")
         if walk:
             check_can_walk(model)
-        if images.dtype == np.uint8:
-            check_exact(model.sigma, levels)
         self.device = torch.device(device)
+        self.lattice = lattice
         self.n_classes = n_classes
         self.levels = levels
         self.compiled = compiled
@@ -83,7 +86,9 @@ class Voter:
         model = copy.deepcopy(model).eval().requires_grad_(False)
         self.model = model.to(self.device, dtype).to(memory_format=torch.channels_last)
         self.show(images)
-        shape = (1 + walk.normals, *images.shape[1:]) if walk else images.shape[1:]
+        shape = tuple(self.images.shape[1:])
+        if walk:
+            shape = (1 + walk.normals, *shape)
         self._batch = torch.zeros(batch, *shape, device=self.device, dtype=dtype)
         self._normals: Normals | None = None
         self._perturb, self._classify = as_graph(perturb, compiled), as_graph(self._argmax, compiled)
@@ -98,8 +103,17 @@ class Voter:
         """Set the micro-batch, for example to half of it when memory ran out."""
         self._batch = self._batch.new_zeros(batch, *self._batch.shape[1:])
 
-    def show(self, images: Shaped[np.ndarray, "row channel height width"]) -> None:
+    def show(self, images: ArrayLike) -> None:
         """Vote on other images of the same shape from now on; nothing is compiled again."""
+        images = np.asarray(images)
+        if self.lattice and images.dtype != np.uint8:
+            raise InputError(
+                f"images must be uint8 integers in 0..{self.levels}, not {images.dtype}: certificates of images off the"
+                " lattice are not sound in floating point (lattice=False takes float32 all the same)"
+            )
+        check_images(images, self.levels)
+        if images.dtype == np.uint8:
+            check_exact(self.model.sigma, self.levels)
         self.images = torch.from_numpy(images).to(self.device)
 
     def count(self, unit: Unit) -> Int64[np.ndarray, "span class"]:
@@ -188,8 +202,16 @@ def certify(campaign: Campaign, voter: Voter) -> np.ndarray:
     """Count all that a campaign needs, in this process; see :meth:`ebsc.campaign.Campaign.certificates`.
 
     Raises:
+        InputError: the campaign is not one of the voter's images, classes and sigma.
         RunError: the network's outputs are not finite.
     """
+    asked = len(campaign.labels), campaign.n_classes, campaign.sigma
+    given = len(voter.images), voter.n_classes, voter.model.sigma
+    if asked != given:
+        raise InputError(
+            "the campaign is of {} images, {} classes and sigma {:g}".format(*asked)
+            + ", the voter of {}, {} and {:g}".format(*given)
+        )
     while units := campaign.next_units(16_384):
         for unit in units:
             campaign.merge(unit, voter.count(unit))

@@ -13,7 +13,6 @@ import tyro
 from tabulate import tabulate
 
 from ebsc import model
-from ebsc.bounds import floor_radius
 from ebsc.errors import InputError
 from ebsc.files import make_folder, write_whole
 from ebsc.model import RELEASED, Ebsc, ModelSpec
@@ -21,7 +20,7 @@ from ebsc.own import is_own
 from jobs.entries import Entry, common_images, read_entry
 from jobs.launch import Slurm
 from jobs.options import DataRoot, command_line, parse_radii, recall
-from jobs.prints import floor_percent, spelled
+from jobs.prints import floor_percent, spelled, typeset
 from jobs.runs import certification, other_than
 from jobs.tables import render
 from jobs.train import Train
@@ -55,8 +54,8 @@ class Release:
     """Name under which all commands will find it: small letters, digits, points and hyphens."""
     radii: str = "0:2:0.25"
     """Columns of the card's table: 0.5, or 0,0.5,1, or start:stop:step."""
-    into: Path = RELEASED
-    """Folder of the released models. Default: that of the program, in the repository."""
+    into: Path | None = None
+    """Folder of the released models. Default: that of the program, where it runs from its repository."""
     overwrite: bool = False
     """Replace a released model of this name."""
     data_root: DataRoot = None
@@ -65,7 +64,7 @@ class Release:
         """Release it, whole or not at all."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.name):
             raise InputError(f"name {self.name!r}: give small letters, digits, points and hyphens")
-        folder = self.into / self.name
+        folder = self._shelf / self.name
         if folder.exists() and not self.overwrite:
             raise InputError(f"{folder} is there already; --overwrite replaces it")
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -83,8 +82,8 @@ class Release:
         self._check(spec)
         for run in self.runs:
             verify(run, self.data_root)
-        make_folder(self.into, "folder of released models")
-        apart = Path(tempfile.mkdtemp(prefix=f".{self.name}.", dir=self.into))
+        make_folder(self._shelf, "folder of released models")
+        apart = Path(tempfile.mkdtemp(prefix=f".{self.name}.", dir=self._shelf))
         part, before = apart / "new", apart / "before"
         part.mkdir()
         try:
@@ -103,8 +102,15 @@ class Release:
             if before.exists() and not folder.exists():
                 before.rename(folder)
             shutil.rmtree(apart, ignore_errors=True)
-        known = self.name if self.into == RELEASED else folder
+        known = self.name if self._shelf == RELEASED else folder
         print(f"released: {folder}; certify it with: ebsc certify {known}")
+
+    @property
+    def _shelf(self) -> Path:
+        """Where the model goes: never unasked among a program's installed files."""
+        if self.into is None and not (RELEASED.parents[1] / "pyproject.toml").exists():
+            raise InputError("name the folder that the model is to stand in with --into")
+        return self.into or RELEASED
 
     @property
     def _named(self) -> dict[str, Path]:
@@ -143,7 +149,6 @@ def card(
     data, training = spec.training.get("data", "unknown"), spec.training
     if "objective" not in training.get("options", ()):  # not that of `ebsc train`: it is free
         training = {}
-    known = len(training.get("options", {}).get("classes", ())) or spec.n_classes
     facts = _facts(net, spec, training, how, size)
     made = "\n".join(_chain(training)) or "# how it was trained is not recorded"
     table = render(common_images(entries), radii, "markdown")
@@ -184,14 +189,19 @@ from ebsc import model
 net, spec = model.load("{name}")
 ```
 
-{_limits(spec.sigma, known)}"""
+{_limits(spec)}"""
 
 
-def _limits(sigma: float, known: int) -> str:
+def _known(spec: ModelSpec) -> int:
+    """How many of its classes a model answers."""
+    return len(spec.training.get("options", {}).get("classes", ())) or spec.n_classes
+
+
+def _limits(spec: ModelSpec) -> str:
     """The end of a card: what its numbers say, and what they do not."""
     return f"""## What is a guarantee, and what is not
 
-A certificate is about the smoothed classifier g, the most likely vote under noise of sigma {sigma:g}: with
+A certificate is about the smoothed classifier g, the most likely vote under noise of sigma {spec.sigma:g}: with
 probability at least 1 - alpha over the draws, g does not change within the L2 radius. It says nothing about a single
 evaluation of the network, about other norms or changes, or about images that were not certified; accuracies here are
 of the images that the table names.
@@ -200,7 +210,7 @@ of the images that the table names.
 
 Research on certified robustness, comparison, teaching. Not for decisions about people or for security: images of
 other sources, rotations, occlusions and perturbations beyond the radius are not covered, and a class is always
-answered or abstained from among the {known} known ones.
+answered or abstained from among the {_known(spec)} known ones.
 """
 
 
@@ -267,6 +277,9 @@ def _commands(training: dict[str, Any]) -> list[str]:
 class Models:
     """List the released models: every command takes one by its name where it takes a model folder.
 
+    Certified accuracy in per cent, rounded down, is that of a model's headline run, at the radii that it decided: blank
+    is not asked, not 0. The model's card, README.md in its folder, has all runs and what is to be said of them.
+
     Example: ebsc models
     """
 
@@ -278,18 +291,34 @@ class Models:
             size = (model.locate(name) / "model.safetensors").stat().st_size
             parameters = sum(p.numel() for p in net.parameters())
             row = [name, spec.training.get("data", ""), f"{spec.sigma:g}", f"{parameters:,}", f"{size / 1e6:.1f} MB"]
-            body.append(row + _headline(name))
-        head = ["model", "data", "sigma", "parameters", "size", "images", "n", "ACR", "r=0", "r=0.5", "r=1"]
-        aligned = ("left", "left", *["right"] * (len(head) - 2))
-        print(tabulate(body, head, colalign=aligned, disable_numparse=True) if body else "no model is released yet")
+            entry = read_entry(model.locate(name) / "runs" / name)
+            classes = f"{_known(spec)}" + f" of {spec.n_classes}" * (_known(spec) < spec.n_classes)
+            run = [f"{len(entry.index):,}", f"{entry.n:,}", classes, "with p_B" if entry.two_sided else "one-sided"]
+            body.append([*row, *run, *_decided(entry)])
+        if not body:
+            print("no model is released yet")
+            return
+        head = ["model", "data", "sigma", "parameters", "size", "images", "n", "classes", "bound"]
+        head += [f"r={spelled(radius)}" for radius in _COLUMNS]
+        said = [
+            "Certified accuracy in per cent, rounded down, of the headline run, at radii that it decided; blank is not"
+            " asked, not 0. Images of classes that a model does not answer count as lost.",
+            f"Each model's card has all its runs: {RELEASED}/MODEL/README.md",
+        ]
+        print(typeset(head, body, said, "text"), end="")
 
 
-def _headline(name: str) -> list[str]:
-    """Of its first run: images, n, average certified radius, certified accuracy in per cent."""
-    entry = read_entry(model.locate(name) / "runs" / name)
-    images = len(entry.index)
-    shares = [floor_percent(entry.accuracy(radius), images) for radius in (0, 0.5, 1)]
-    return [f"{images:,}", f"{entry.n:,}", floor_radius(entry.acr), *shares]
+_COLUMNS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+
+
+def _decided(entry: Entry) -> list[str]:
+    """Certified accuracies at the columns of the list; none where a sequential run did not decide that radius."""
+    return [
+        floor_percent(entry.accuracy(radius), len(entry.index))
+        if entry.decided is None or radius in entry.decided
+        else ""
+        for radius in _COLUMNS
+    ]
 
 
 if __name__ == "__main__":

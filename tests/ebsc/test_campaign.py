@@ -2,16 +2,19 @@
 
 import copy
 import pickle
+import re
 from dataclasses import replace
 
 import coins
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebsc.budgets import Budget, Fixed, Sequential
 from ebsc.campaign import Campaign, Outcome
+from ebsc.errors import InputError
 from ebsc.noise import BLOCK, Stream
 
 SIGMA = 0.5
@@ -150,6 +153,31 @@ def test_estimation_uses_none_of_the_draws_that_selected():
     looks = BUDGETS[1].looks
     assert (table["select"].sum(1) == 200).all()
     assert np.isin(table["counts"].sum(1), looks).all()
+
+
+REFUSED = {
+    "a label that is no class": ({"labels": np.array([0, 2])}, "labels must lie in 0..1, not 0..2"),
+    "a negative label": ({"labels": np.array([0, -1])}, "labels must lie in 0..1, not -1..0"),
+    "labels in floats": ({"labels": np.array([0.0, 1.0])}, "labels must be a row of integers, not float64"),
+    "labels as columns": ({"labels": np.eye(2, dtype=np.int64)}, "not int64 of shape (2, 2)"),
+    "images that are too few": ({"images": np.array([4])}, "1 images but 2 labels"),
+    "images before the first": ({"images": np.array([-1, 4])}, "images must lie in 0.."),
+    "an image twice": ({"images": np.array([4, 4])}, "an image is named twice"),
+    "no noise": ({"sigma": 0.0}, "sigma must be a positive number"),
+    "a negative seed": ({"seed": -1}, "seed must not be negative"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_certified_is_refused(words, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        Campaign(**{"labels": [0, 1], "n_classes": 2, "sigma": SIGMA, "budget": BUDGETS[0], **words})
+
+
+def test_labels_and_images_may_be_lists_and_tensors():
+    for kind in (list, torch.tensor):
+        run = Campaign(kind([0, 1]), 2, SIGMA, budget=BUDGETS[0], images=kind([9, 4]))
+        assert run.certificates()[["label", "index"]].tolist() == [(0, 9), (1, 4)]
 
 
 def test_a_campaign_of_no_images_is_done():

@@ -54,7 +54,7 @@ def grey(levels, dtype=np.uint8) -> np.ndarray:
 
 def certify(images: np.ndarray, classifier: nn.Module, n: int = N, addresses=None) -> np.ndarray:
     """What the real pipeline certifies."""
-    voter = Voter(Ebsc(nn.Identity(), classifier, SIGMA), images, levels=LEVELS, n_classes=2, batch=4096)
+    voter = Voter(Ebsc(nn.Identity(), classifier, SIGMA), images, levels=LEVELS, n_classes=2, batch=4096, lattice=False)
     campaign = Campaign(np.zeros(len(images), dtype=np.int64), 2, SIGMA, budget=Fixed(n=n), images=addresses)
     return votes.certify(campaign, voter)
 

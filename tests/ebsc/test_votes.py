@@ -1,5 +1,7 @@
 """The vote loop against a naive one, and what its counts must not depend on."""
 
+import re
+
 import compiling
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from ebsc import data
 from ebsc.campaign import Campaign, Unit
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
-from ebsc.votes import Voter
+from ebsc.votes import Voter, certify
 
 
 @pytest.mark.parametrize("denoiser", ["residual", "network", "none"])
@@ -23,7 +25,7 @@ def test_counts_are_those_of_a_naive_loop(denoiser):
 
 def test_counts_of_images_off_the_lattice_are_those_of_a_naive_loop():
     net, pixels = model(), data.load("digits", "test").off_lattice().images[:3]
-    voter = Voter(net, pixels, levels=16, n_classes=10, batch=64)
+    voter = Voter(net, pixels, levels=16, n_classes=10, batch=64, lattice=False)
     for unit in units():
         np.testing.assert_array_equal(voter.count(unit), naive(net, pixels, unit))
 
@@ -95,6 +97,55 @@ def test_images_that_the_model_does_not_take_are_refused():
             Voter(model(), pixels, levels=16, n_classes=10)
 
 
+NOT_PIXELS = {
+    "integers of another kind": (
+        lambda pixels: pixels.astype(np.int64),
+        {},
+        "must be uint8 integers in 0..16, not int64",
+    ),
+    "pixels in floats": (lambda pixels: pixels.astype(np.float32), {}, "must be uint8 integers in 0..16, not float32"),
+    "floats on [0, 1]": (lambda pixels: (pixels / 16).astype(np.float32), {}, "lattice=False"),
+    "a list": (lambda pixels: pixels.tolist(), {}, "not int64"),
+    "above white": (lambda pixels: pixels, {"levels": 4}, "off the lattice {0..4}"),
+    "no levels": (lambda pixels: 0 * pixels, {"levels": 0}, "levels must lie in 1..255"),
+    "no batch": (lambda pixels: pixels[0], {}, r"of shape (N, C, H, W), not uint8 (1, 8, 8)"),
+    "pixels in floats off it": (lambda pixels: pixels.astype(np.float32), {"lattice": False}, "must lie in [0, 1]"),
+    "NaN": (lambda pixels: np.float32("nan") * pixels.astype(np.float32), {"lattice": False}, "NaN"),
+    "doubles": (lambda pixels: pixels / 16, {"lattice": False}, "must be uint8 or float32"),
+}
+
+
+@pytest.mark.parametrize(("change", "words", "message"), NOT_PIXELS.values(), ids=NOT_PIXELS)
+def test_images_on_which_certificates_would_be_false_are_refused_at_first_and_later(change, words, message):
+    words = {"levels": 16, **words}
+    with pytest.raises(InputError, match=re.escape(message)):
+        Voter(model(), change(images()), n_classes=10, **words)
+    voter = Voter(model(), np.zeros((1, 1, 8, 8), np.uint8), n_classes=10, **{**words, "levels": words["levels"] or 16})
+    voter.levels = words["levels"]
+    with pytest.raises(InputError, match=re.escape(message)):
+        voter.show(change(images()))
+
+
+def test_tensors_do_as_well_as_arrays():
+    voter = Voter(model(), torch.from_numpy(images()), levels=16, n_classes=10)
+    assert certificates(voter) == certificates(Voter(model(), images(), levels=16, n_classes=10))
+
+
+OTHERS = {
+    "sigma": ((3, 10, 2 * SIGMA), "the campaign is of 3 images, 10 classes and sigma {}, the voter of 3, 10 and {}"),
+    "images": ((2, 10, SIGMA), "of 2 images"),
+    "classes": ((3, 11, SIGMA), "11 classes"),
+}
+
+
+@pytest.mark.parametrize(("asked", "message"), OTHERS.values(), ids=OTHERS)
+def test_a_campaign_of_something_else_is_refused(asked, message):
+    rows, n_classes, sigma = asked
+    campaign = Campaign(np.zeros(rows, np.int64), n_classes, sigma, budget=BUDGET)
+    with pytest.raises(InputError, match=re.escape(message.format(f"{sigma:g}", f"{SIGMA:g}"))):
+        certify(campaign, Voter(model(), images(), levels=16, n_classes=10))
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), torch.AcceleratorError("no device")])
 def test_what_a_device_lacks_is_not_blamed_on_the_images(monkeypatch, error):
     def fail(*words):
@@ -127,7 +178,7 @@ def test_a_network_with_random_numbers_of_its_own_is_refused(size):
 def test_noise_that_would_not_be_exact_is_refused_on_the_lattice_alone():
     net = Ebsc(model().denoiser, model().classifier, 700.0)
     off = data.load("digits", "test").off_lattice().images[:3]
-    Voter(net, off, levels=255, n_classes=10)
+    Voter(net, off, levels=255, n_classes=10, lattice=False)
     with pytest.raises(InputError, match="sigma 700 is too large"):
         Voter(net, images(), levels=255, n_classes=10)
 

@@ -92,11 +92,37 @@ def test_where_nothing_is_released_that_is_said(shelf):
     assert tiny.cli("models").out == "no model is released yet\n"
 
 
+def test_an_installed_program_is_not_written_into(place, shelf, monkeypatch):
+    monkeypatch.setattr("jobs.release.RELEASED", shelf / "site-packages" / "ebsc" / "released")
+    done = tiny.cli("release", place.model, "--run", place.run, "--name", NAME)
+    assert done.status == 2
+    assert done.err == "ebsc: name the folder that the model is to stand in with --into\n"
+
+
 def test_they_are_listed(released):
     out = tiny.cli("models").out.splitlines()
     row = re.split(r" {2,}", out[2].strip())
     assert row[:3] == [NAME, "digits", "0.25"]
-    assert row[5:7] == ["6", "200"]
+    assert row[5:9] == ["6", "200", "10", "one-sided"]
+
+
+def test_the_list_has_only_what_a_run_decided(place, shelf):
+    def listed(name):
+        (row,) = [line for line in tiny.cli("models").out.splitlines() if line.startswith(name)]
+        row = re.split(r" {2,}", row.strip())
+        return row[7], row[8], len(row[9:])
+
+    budgets = {
+        "one": (["--radii", 0], 1),
+        "two": (["--radii", "0,0.25,0.5", "--n", 1000, "--two-sided"], 2),
+        "all": (["--budget", "fixed"], 7),
+    }
+    for name, (words, columns) in budgets.items():
+        done = tiny.cli(*place.certify(*words, out=name))
+        assert done.status == 0, done.err
+        words = ["--run", place.folder / name, "--name", name, "--into", shelf]
+        assert tiny.cli("release", place.model, *words).status == 0
+        assert listed(name) == ("10", "with p_B" if name == "two" else "one-sided", columns)
 
 
 def test_the_card_says_what_one_must_know(place, released):
@@ -155,6 +181,7 @@ def test_the_card_of_a_trained_model_says_recipe_seed_and_cost(place, shelf):
     assert re.search(r"^\| recipe +\| gaussian ", text, re.MULTILINE)
     assert re.search(r"^\| seed +\| 0, 3 ", text, re.MULTILINE)
     assert re.search(r"^\| classes +\| 3, 1 alone: ", text, re.MULTILINE)
+    assert " 2 of 10 " in tiny.cli("models").out
     assert re.search(r"^\| training +\| \d+ s on ", text, re.MULTILINE)
 
 
