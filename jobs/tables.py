@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import ROUND_UP, Context
@@ -340,7 +341,7 @@ class Table:
     radii: str = "0:1.75:0.25"
     """Columns: 0.5, or 0,0.5,1, or start:stop:step."""
     format: Format = "text"
-    """text, markdown, latex (booktabs), csv (no notes), or json (numbers as they are, not as they are printed)."""
+    """text, markdown, latex (booktabs), csv (notes go to stderr), or json (numbers as they are, not as they are printed)."""
     rho: float = 0.001
     """Error probability of the bound for the whole set."""
     envelope: bool = False
@@ -364,6 +365,8 @@ class Table:
         radii, entries = parse_radii(self.radii), side_by_side(self.rows)
         summaries = {"envelope": self.envelope, "spread": self.spread, "paired": self.paired}
         shown = render(entries, radii, self.format, self.rho, **summaries)
+        if self.format == "csv":
+            print(*notes(entries, radii, self.rho), sep="\n", file=sys.stderr)
         put(shown, self.out)
         if self.plot:
             from jobs.plots import curves

@@ -218,6 +218,13 @@ def test_rows_that_were_cut_to_common_images_are_named(place, peer):
     assert "cut to" not in tiny.cli("table", place.run).out
 
 
+def test_what_is_to_be_said_of_a_csv_table_goes_to_stderr(place, peer):
+    said = tiny.cli("table", place.run, peer).out.split("\n\n")[1].splitlines()
+    result = tiny.cli("table", place.run, peer, "--format", "csv")
+    assert len(cells(result.out)) == 2
+    assert result.err.splitlines() == [line for line in said if "Best of each column" not in line]
+
+
 def test_runs_of_one_name_are_told_apart_by_their_folders(place):
     other = place.folder / "b" / "run"
     shutil.copytree(place.run, other)
