@@ -16,7 +16,7 @@ import filelock
 from ebsc.errors import InputError
 from ebsc.files import lock, make_folder, parse_json, write_whole
 
-__all__ = ["OLDER", "RunFolder", "alive", "clear", "flat", "holder", "read_config"]
+__all__ = ["OLDER", "RunFolder", "alive", "clear", "flat", "holder", "read_config", "read_run"]
 
 
 OLDER = "cpu"
@@ -135,8 +135,11 @@ class RunFolder:
             for key in sorted({*old, *new})
             if old.get(key) != new.get(key)
         ]
+        if len(changed) > 1:  # other images are said already
+            changed = [change for change in changed if not change.startswith("checksum ")]
         if changed:
-            raise InputError(f"{self.path} holds a run of another configuration: {'; '.join(changed)}")
+            said = "; ".join(changed)
+            raise InputError(f"{self.path} holds a run of another configuration: {said} (-o names another folder)")
         return False
 
 
@@ -195,8 +198,24 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         if path.with_name("job.json").exists():
             raise InputError(f"{folder} was submitted and has not begun: ebsc jobs says where it stands") from None
         raise InputError(f"{folder} is not a run folder: config.json is missing") from None
+    except NotADirectoryError:
+        raise InputError(f"{folder} is not a run folder, but a file") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read: {error!r}") from error
+    return config
+
+
+def read_run(folder: str | Path) -> dict[str, Any]:
+    """``config.json`` of a certification, or of an imported log.
+
+    Raises:
+        InputError: it is missing or damaged, or of something else.
+    """
+    if (Path(folder) / "model.json").exists():
+        raise InputError(f"{folder} is a model folder, not a run: ebsc certify {folder} makes one")
+    config = read_config(folder)
+    if not {"log", "budget"} & config["question"].keys():
+        raise InputError(f"{folder}/config.json is not that of a certification: no budget")
     return config
 
 

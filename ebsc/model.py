@@ -295,7 +295,8 @@ def read(folder: str | Path) -> tuple[ModelSpec, bytes]:
             raise InputError(f"not a model of format {_FORMAT}")
         return ModelSpec(**{**head, "shape": tuple(head["shape"])}), weights
     except FileNotFoundError as error:
-        raise InputError(f"{folder} is not a model folder: {Path(error.filename).name} is missing") from error
+        run = ", but a run" * (folder / "certificates.parquet").exists()
+        raise InputError(f"{folder} is not a model folder{run}: {Path(error.filename).name} is missing") from error
     except InputError as error:
         raise InputError(f"{folder}/model.json: {error}") from error
     except OSError as error:

@@ -133,6 +133,14 @@ class Certify:
     slurm: Annotated[Slurm, tyro.conf.OmitArgPrefixes] = field(default_factory=Slurm)
     """What to ask SLURM for."""
 
+    elsewhere: ClassVar[dict[str, str]] = {
+        "--sigma": "it is the model's, which was trained for it; another sigma is another model",
+        "--skip": "give every 20th image as --images ::20",
+        "--max": "give the first 500 images as --images :500",
+        "--outfile": "give the run folder with -o",
+    }
+    """What to do instead of an option that this command does not have, and others do."""
+
     tasks: ClassVar[int] = 1  # processes on each node of a SLURM job: each starts Ray there, the first one drives
 
     def __post_init__(self) -> None:

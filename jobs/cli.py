@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
+from importlib.metadata import version
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
@@ -86,7 +88,7 @@ def start(command: Any) -> None:
     """Parse the command line into ``command``, or one of a dictionary of subcommands, and carry it out."""
     with guarded():
         if isinstance(command, dict):
-            description = "Empirical Bayes smoothed classifiers."
+            description = "Empirical Bayes smoothed classifiers. ebsc COMMAND --help explains one; ebsc --version."
             tyro.extras.subcommand_cli_from_dict(command, description=description).run()
         else:
             parse(command, sys.argv[1:]).run()
@@ -96,8 +98,12 @@ def parse(kind: Any, words: list[str], program: str | None = None) -> Any:
     """The command of this kind that these words are. A recipe among them is where its options start from.
 
     Raises:
-        InputError: unknown recipe, an option that is not allowed, or one that takes a list given twice.
+        InputError: unknown recipe, an option that is not allowed or that is another command's, or one that takes a list
+            given twice.
     """
+    for word in words:
+        if said := getattr(kind, "elsewhere", {}).get(word.partition("=")[0]):
+            raise InputError(f"{word.partition('=')[0]}: {said}")
     for flag in _lists(kind):
         if sum(word.partition("=")[0].replace("_", "-") == flag for word in words) > 1:
             raise InputError(f"{flag} is given twice: give all its values after one")
@@ -205,6 +211,12 @@ def main() -> None:
         name, *words = sys.argv[1:] or [""]
         if name in COMMANDS:
             parse(load(name), words, f"ebsc {name}").run()
+        elif name == "--version":
+            print(f"ebsc {version('ebsc')}")
+        elif name and not name.startswith("-"):
+            near = get_close_matches(name, COMMANDS, 1)
+            meant = f"; perhaps {near[0]}" if near else ""
+            raise InputError(f"there is no command {name!r}{meant}; ebsc --help lists them")
         else:
             start({name: load(name) for name in COMMANDS})
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cluster import certificates
-from cluster.folder import read_config
+from cluster.folder import read_config, read_run
 from ebsc.budgets import budget_of
 from ebsc.errors import InputError
 
@@ -145,7 +145,7 @@ def read_entry(path: Path) -> Entry:
 
 
 def _read_run(folder: Path) -> Entry:
-    config = read_config(folder)
+    config = read_run(folder)
     question = config["question"]
     name = folder_name(folder)
     if "log" in question:
@@ -157,8 +157,6 @@ def _read_run(folder: Path) -> Entry:
         except TypeError as error:
             raise InputError(f"{folder}/config.json is not that of an imported log: {error}") from error
         return replace(_read_log(folder / certificates.LOG), name=name, **about)
-    if "budget" not in question:
-        raise InputError(f"{folder}/config.json is not that of a certification: no budget")
     table = certificates.read(folder)
     try:
         budget, sound = question["budget"], question["lattice"]

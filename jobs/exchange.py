@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from cluster import certificates
-from cluster.folder import RunFolder, read_config
+from cluster.folder import RunFolder, read_run
 from ebsc.errors import InputError, one_line
 from ebsc.files import write_whole
 from ebsc.model import check_sigma
@@ -94,7 +94,7 @@ class Export:
 
     def run(self) -> None:
         """Print or write the log."""
-        question = read_config(self.run_folder)["question"]
+        question = read_run(self.run_folder)["question"]
         if "log" in question:
             put(self._copied(), self.out)
             return

@@ -4,6 +4,7 @@ import atexit
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -309,6 +310,8 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
     executor._executor.parameters["wckey"] = None  # else "submitit", which a cluster with such keys does not know
     if slurm.dry_run:
         print(sbatch_text(executor, len(commands)))
+        if len(commands) > 1:
+            print(*(f"# task {number}: {command.folder}" for number, command in enumerate(commands)), sep="\n")
         return []
     make_folder(folder, "folder")
     folders = [command.folder for command in commands]
@@ -320,6 +323,7 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
     if not commands:
         return folders
     jobs: list[Any] = []
+    new = not logs.exists()
     try:
         # from inside a job too; which cluster, and what is usual for its user, is kept unless an option says otherwise
         given = {*slurm.extra(), *(name for name in _USUAL if getattr(slurm, name, None))}
@@ -332,7 +336,9 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
     except OSError as error:
         raise refused(error, "the job was not accepted") from error
     except submitit.core.utils.FailedJobError as error:
-        raise InputError(f"the job was not accepted: {one_line(error)}") from error
+        if new:
+            shutil.rmtree(logs, ignore_errors=True)  # what was to be submitted
+        raise InputError(f"the job was not accepted: {one_line(error, 500)}") from error
     if cluster == "debug":  # runs when it is asked for its result
         for job in jobs:
             job.result()

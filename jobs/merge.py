@@ -1,6 +1,5 @@
 """``ebsc merge``: runs over disjoint images, or over disjoint draws of the same images, as one."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import numpy as np
 import tyro
 
 from cluster import certificates
-from cluster.folder import OLDER, RunFolder
+from cluster.folder import OLDER, RunFolder, flat
 from cluster.ledger import KEPT, LEDGER, Record, recorded, write
 from ebsc import data
 from ebsc.errors import InputError, RunError
@@ -43,7 +42,7 @@ class Merge:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Finished run folders."""
-    into: Path
+    into: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Run folder to write."""
     data_root: DataRoot = None
 
@@ -103,9 +102,10 @@ class Merge:
 
 
 def _check_same(first: Path, one: dict[str, Any], second: Path, other: dict[str, Any]) -> None:
-    differ = [key for key in sorted({*one, *other} - set(_APART)) if one.get(key) != other.get(key)]
-    if differ:
-        what = "; ".join(f"{key} is {json.dumps(one.get(key))} and {json.dumps(other.get(key))}" for key in differ)
+    ones, others = (flat({key: value for key, value in it.items() if key not in _APART}) for it in (one, other))
+    both = [(key, ones.get(key, "null"), others.get(key, "null")) for key in sorted({*ones, *others})]
+    if any(mine != theirs for _, mine, theirs in both):
+        what = "; ".join(f"{key} is {mine} and {theirs}" for key, mine, theirs in both if mine != theirs)
         raise InputError(f"{first} and {second} are not runs of one configuration: {what}")
 
 

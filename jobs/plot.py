@@ -59,6 +59,9 @@ class Plot:
         if self.kind == "training":
             plots.training(self._courses(), self.quantity, out, self.width)
         else:
+            for row in self.rows:
+                if (row / "model.json").exists():
+                    raise InputError(f"{row} is a model folder, not a run: --kind training plots how it was trained")
             entries = side_by_side(self.rows)
             if self.kind == "curves":
                 plots.curves(entries, out, self._attacked(entries), self.width, envelope=self.envelope)

@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from cluster.folder import read_config
+from cluster.folder import read_run
 from ebsc import data, model
 from ebsc.data import Dataset, Split
 from ebsc.errors import InputError
@@ -53,7 +53,7 @@ def certification(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing, damaged, or of something else.
     """
-    config = read_config(folder)
+    config = read_run(folder)
     question = config["question"]
     if "log" in question:
         raise InputError(f"{folder} is an imported log: it holds radii, and no votes")

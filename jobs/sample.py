@@ -64,9 +64,12 @@ class Sample:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if self.chains < 2 or self.columns < 2 or self.walk.steps < max(7, self.columns - 1):
+        if self.chains < 2 or self.columns < 2 or self.walk.steps < 7:
+            raise InputError("give 2 chains, 2 columns and 7 steps or more")
+        if self.columns > self.walk.steps + 1:
             raise InputError(
-                "give 2 chains, 2 columns and 7 steps or more, and no more columns than steps and the start"
+                f"{self.walk.steps} steps and the start are {self.walk.steps + 1} pictures: --columns {self.columns} is"
+                " too many"
             )
 
     def run(self) -> None:

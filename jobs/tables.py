@@ -341,7 +341,7 @@ class Table:
     radii: str = "0:1.75:0.25"
     """Columns: 0.5, or 0,0.5,1, or start:stop:step."""
     format: Format = "text"
-    """text, markdown, latex (booktabs), csv (notes go to stderr), or json (numbers as they are, not as they are printed)."""
+    """text, markdown, latex (booktabs), csv (notes go to stderr), or json (numbers as they are, not as printed)."""
     rho: float = 0.001
     """Error probability of the bound for the whole set."""
     envelope: bool = False

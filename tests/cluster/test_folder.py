@@ -41,7 +41,7 @@ def test_another_question_is_refused_with_the_difference_named(tmp_path, change,
     before = tiny.files(tmp_path)
     with pytest.raises(InputError) as error:
         opened(tmp_path, **change)
-    assert str(error.value) == f"{tmp_path} holds a run of another configuration: {said}"
+    assert str(error.value) == f"{tmp_path} holds a run of another configuration: {said} (-o names another folder)"
     assert tiny.files(tmp_path) == before
     opened(tmp_path).release()
 

@@ -47,6 +47,26 @@ def two_lists_of_slurm(place):
     return train(place, "--cluster", "slurm", "--sbatch", "a=b", "--sbatch", "c")
 
 
+CASES["sigma_of_a_certification"] = lambda place: place.certify("--sigma", 0.5), "--sigma: it is the model's"
+CASES["skip_as_in_other_programs"] = lambda place: place.certify("--skip=20"), "--skip: give .* --images ::20"
+CASES["command_in_other_letters"] = lambda place: ["certfy", place.model], "no command 'certfy'; perhaps certify;"
+CASES["command_of_nothing_like_ours"] = lambda place: ["xyz"], "no command 'xyz'; ebsc --help lists them"
+CASES["certify_a_run"] = (
+    lambda place: ["certify", place.run, "-o", place.folder / "new"],
+    r"not a model folder, but a run: model\.json is missing",
+)
+for command in ("table", "plot", "report", "export", "attack", "verify"):
+    CASES[f"{command}_of_a_model"] = (
+        lambda place, command=command: [command, place.model],
+        "is a model folder, not a run",
+    )
+for command in ("export", "attack", "verify", "status"):
+    CASES[f"{command}_of_a_log"] = (
+        lambda place, command=command: [command, place.run / "certificates.tsv"],
+        "certificates.tsv is not a run folder, but a file",
+    )
+
+
 @case("two points would have the folder")
 def two_points_of_one_name(place):
     return train(place, "--sweep", "start_from=a/b,a_b")
@@ -83,7 +103,7 @@ def states_saved_after_nan_seconds(place):
     return train(place, "--watch.save", "nan")
 
 
-@case("is not that of a certification: no budget")
+@case("is a model folder, not a run: ebsc certify .*trained makes one")
 def table_of_a_training(place):
     assert tiny.cli(*train(place)).status == 0
     return ["table", place.folder / "trained"]
@@ -631,7 +651,9 @@ HEAD = b"idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 ROW = b"0\t7\t7\t0.953\t1\t0:00:00.591566\n"
 
 table("table_of_a_missing_path", "no such run folder or log", row="nowhere")
-table("table_of_a_folder_that_is_no_run", r"config\.json is missing", row="model")
+table(
+    "table_of_a_folder_that_is_no_run", r"config\.json is missing", lambda place: (place.folder / "x").mkdir(), row="x"
+)
 table(
     "table_of_an_unfinished_run",
     "not finished",
@@ -831,7 +853,9 @@ options("steps_too_long", "up to 1000", "--step-size", 1e200)
 options("negative_friction", "friction must be a positive number", "--friction", -1)
 options("walk_without_a_denoiser", "a walk needs a denoiser", "--vote", "walk-jump", "--plain")
 options_of("sample", "one_chain", "give 2 chains", "--chains", 1)
-options_of("sample", "more_columns_than_steps", "no more columns than steps", "--steps", 5)
+options_of("sample", "few_steps", "7 steps or more", "--steps", 5)
+said = "10 steps and the start are 11 pictures: --columns 12 is too many"
+options_of("sample", "more_columns_than_steps", said, "--steps", 10)
 options_of("sample", "sample_with_friction_0", "friction must be a positive number", "--friction", 0)
 options_of("sample", "more_chains_than_images", "only 360 test images", "--start", "data", "--chains", 400)
 

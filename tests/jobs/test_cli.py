@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 import typing
+from importlib.metadata import version
 from typing import Annotated
 
 import pytest
@@ -67,6 +68,10 @@ def test_what_is_said_of_an_option_is_one_paragraph(name, monkeypatch):
     for option, block in entries(tiny.cli(name, "--help").out).items():
         indented = [line for line in block.splitlines()[1:] if re.match(r"[\s│]{10,}\w", line)]
         assert len(indented) <= 1, option
+
+
+def test_it_says_its_version():
+    assert tiny.cli("--version") == (0, f"ebsc {version('ebsc')}\n", "")
 
 
 def test_the_command_lists_its_subcommands(monkeypatch):

@@ -131,7 +131,11 @@ def test_another_configuration_is_refused_with_the_difference_named(trained, wor
     folder, _ = trained
     before = tiny.files(folder)
     result = tiny.cli(*again(folder, *words))
-    assert result == (2, "", f"ebsc: {folder} holds a run of another configuration: {difference}\n")
+    assert result == (
+        2,
+        "",
+        f"ebsc: {folder} holds a run of another configuration: {difference} (-o names another folder)\n",
+    )
     assert tiny.files(folder) == before
 
 
@@ -141,7 +145,8 @@ def test_an_unfinished_training_of_another_configuration_is_refused_too(tmp_path
     before = tiny.files(tmp_path)
     result = tiny.cli(*again(tmp_path, "--energy.clip", 0.2))
     assert (result.status, result.out) == (2, "")
-    assert result.err == f"ebsc: {tmp_path} holds a run of another configuration: energy.clip is 0.1 there, 0.2 here\n"
+    said = "energy.clip is 0.1 there, 0.2 here (-o names another folder)"
+    assert result.err == f"ebsc: {tmp_path} holds a run of another configuration: {said}\n"
     assert tiny.files(tmp_path) == before
 
 

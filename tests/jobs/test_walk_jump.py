@@ -32,7 +32,7 @@ def test_one_vote_does_not_go_on_as_the_other(place):
     assert certify(place, "--steps", 1).status == 0
     done = certify(place, "--steps", 2)
     assert done.status == 2
-    assert done.err.endswith("another configuration: walk.steps is 1 there, 2 here\n")
+    assert done.err.endswith("another configuration: walk.steps is 1 there, 2 here (-o names another folder)\n")
 
 
 def test_runs_of_different_votes_are_not_merged(place):
@@ -42,7 +42,7 @@ def test_runs_of_different_votes_are_not_merged(place):
         assert tiny.cli(*place.certify("--images", images, *words, out=halves[-1])).status == 0
     done = tiny.cli("merge", *halves, "--into", place.folder / "all")
     assert done.status == 2
-    assert "not runs of one configuration: walk is null and" in done.err
+    assert "not runs of one configuration: walk.step_size is null and 0.5; walk.steps is null and 1\n" in done.err
 
 
 @pytest.mark.parametrize("words", [("--batch", 16), ("--workers", 0, "--batch", 100)])
