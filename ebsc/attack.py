@@ -4,19 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, UInt8
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from ebsc.ascent import ascend, unit, within
-from ebsc.budgets import Sequential
-from ebsc.campaign import Campaign
 from ebsc.device import compiling
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
 from ebsc.objectives import Labels, Logits, Network, expected_cross_entropy
-from ebsc.votes import Voter, certify
 
-__all__ = ["Attacker", "Pgd", "distances", "onto_lattice", "predict"]
+__all__ = ["Attacker", "Pgd", "distances", "onto_lattice"]
 
 Pixels = UInt8[np.ndarray, "row channel height width"]
 Radii = Float64[np.ndarray, " row"]
@@ -172,32 +169,3 @@ def onto_lattice(
         moved[left[within]] = tried[within]
         left = left[~within]
     return moved
-
-
-def predict(
-    voter: Voter, images: Pixels, addresses: Int64[np.ndarray, " row"], sigma: float, *, n: int, alpha: float, seed: int
-) -> tuple[Int64[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
-    """What the smoothed classifier says on images, each wrong with probability at most alpha, or that it abstains.
-
-    Cohen et al.'s PREDICT, by the bounds of certification: the class that n0 = 100 draws select, certain where a bound
-    says that it has more than half of all votes; as many draws, up to n, as that takes.
-
-    Args:
-        voter: counts the votes.
-        images: on its lattice.
-        addresses: what addresses the draws of each.
-        sigma: of the model.
-        n: draws for an image, at most.
-        alpha: probability of an error, for each image.
-        seed: of the draws.
-
-    Returns:
-        The class selected, and whether it is certain.
-    """
-    voter.show(images)
-    budget = Sequential(radii=(0.0,), n=n, alpha=alpha)
-    campaign = Campaign(
-        np.zeros(len(images), np.int64), voter.n_classes, sigma, budget=budget, images=addresses, seed=seed
-    )
-    said = certify(campaign, voter)
-    return said["predicted"], said["p_lower"] > 0.5

@@ -6,10 +6,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ebsc.budgets import Sequential
 from ebsc.campaign import Campaign, Unit
 from ebsc.device import as_graph, compiling, out_of_memory
 from ebsc.errors import InputError, RunError, one_line
@@ -17,7 +18,7 @@ from ebsc.model import Ebsc
 from ebsc.noise import BLOCK, Normals, Stream, check_exact, check_images, perturb
 from ebsc.walkjump import Walk, chain_votes, check_can_walk
 
-__all__ = ["Precision", "Voter", "certify"]
+__all__ = ["Precision", "Voter", "certify", "predict"]
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -216,3 +217,45 @@ def certify(campaign: Campaign, voter: Voter) -> np.ndarray:
         for unit in units:
             campaign.merge(unit, voter.count(unit))
     return campaign.certificates()
+
+
+def predict(
+    voter: Voter,
+    images: ArrayLike,
+    addresses: ArrayLike | None = None,
+    *,
+    n: int = 10_000,
+    alpha: float = 0.001,
+    seed: int = 0,
+) -> tuple[Int64[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
+    """What the smoothed classifier says on images, each wrong with probability at most alpha, or that it abstains.
+
+    Cohen et al.'s PREDICT, by the bounds of certification: the class that n0 = 100 draws select, certain where a bound
+    says that it has more than half of all votes; as many draws, up to n, as that takes.
+
+    Args:
+        voter: counts the votes; it votes on these images from now on.
+        images: such as the voter takes.
+        addresses: (row,), integers: what addresses the draws of each; 0, 1, 2, ... when absent.
+        n: draws for an image, at most.
+        alpha: probability of an error, for each image.
+        seed: of the draws.
+
+    Returns:
+        The class selected, and whether it is certain; where it is not, the smoothed classifier abstains.
+
+    Raises:
+        InputError: the voter does not take such images.
+        RunError: the network's outputs are not finite.
+    """
+    voter.show(images)
+    campaign = Campaign(
+        np.zeros(len(voter.images), np.int64),
+        voter.n_classes,
+        voter.model.sigma,
+        budget=Sequential(radii=(0.0,), n=n, alpha=alpha),
+        images=addresses,
+        seed=seed,
+    )
+    said = certify(campaign, voter)
+    return said["predicted"], said["p_lower"] > 0.5

@@ -13,7 +13,7 @@ import tyro
 
 from cluster import certificates
 from cluster.folder import RunFolder
-from ebsc.attack import Attacker, Pgd, distances, predict
+from ebsc.attack import Attacker, Pgd, distances
 from ebsc.bounds import false_certificates
 from ebsc.budgets import Sequential
 from ebsc.data import Dataset
@@ -22,7 +22,7 @@ from ebsc.errors import InputError
 from ebsc.files import write_whole
 from ebsc.model import Ebsc
 from ebsc.noise import check_seed
-from ebsc.votes import Precision, Voter
+from ebsc.votes import Precision, Voter, predict
 from ebsc.walkjump import Walk
 from jobs import attacked
 from jobs.attacked import FOUND, Empirical
@@ -188,7 +188,6 @@ class _Evaluation:
         question = made["question"]
         device = pick(attack.slurm.device(attack.device, attack.cluster))
         self._attack, self._chosen, self._rows = attack, chosen, rows
-        self._sigma = question["sigma"]
         self._seeds = np.atleast_1d(question["seed"]).tolist()
         walk = Walk(**question["walk"]) if "walk" in question else None
         self._voter = Voter(
@@ -270,7 +269,7 @@ class _Evaluation:
             distances(clean, images, self._chosen.levels),
         )
         found["predicted"], found["certain"] = predict(
-            self._voter, images, self._rows["index"][part], self._sigma, n=attack.n, alpha=attack.alpha, seed=voting
+            self._voter, images, self._rows["index"][part], n=attack.n, alpha=attack.alpha, seed=voting
         )
         return found, images
 

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ebsc.attack import Attacker, Pgd, distances, onto_lattice, predict
+from ebsc.attack import Attacker, Pgd, distances, onto_lattice
 from ebsc.classifier import Linear
 from ebsc.errors import InputError
 from ebsc.model import Ebsc
-from ebsc.votes import Voter
+from ebsc.votes import Voter, predict
 
 SIGMA, LEVELS, SHAPE = 0.25, 255, (1, 4, 4)
 HOW = Pgd(steps=10, draws=8, restarts=2)
@@ -122,14 +122,14 @@ def voter(net: Ebsc, pixels: np.ndarray) -> Voter:
 def test_predictions_are_certain_away_from_the_plane_and_abstain_on_it():
     net, pixels = linear(), images(40)
     away, rows = np.abs(scores(net, pixels)) > 0.5 * SIGMA, np.arange(40)
-    predicted, certain = predict(voter(net, pixels), pixels, rows, SIGMA, n=5000, alpha=0.001, seed=0)
+    predicted, certain = predict(voter(net, pixels), pixels, rows, n=5000, alpha=0.001, seed=0)
     assert certain[away].all()
     assert (predicted == (scores(net, pixels) > 0))[certain].all()
     # Phi(0.001) of the votes cannot be told from a half by 5,000 draws
     blind = Ebsc(nn.Identity(), linear().classifier, SIGMA)
     blind.classifier.map.bias.data[1] -= torch.tensor(scores(net, pixels[:1])[0])
     near = np.repeat(pixels[:1], 40, 0)
-    _, certain = predict(voter(blind, near), near, rows, SIGMA, n=5000, alpha=0.001, seed=0)
+    _, certain = predict(voter(blind, near), near, rows, n=5000, alpha=0.001, seed=0)
     assert certain.sum() <= 1
 
 
@@ -138,8 +138,8 @@ def test_other_images_can_be_shown_to_the_same_voter():
     shown = voter(net, pixels)
     other = 255 - pixels
     rows = np.arange(len(pixels))
-    found = predict(shown, other, rows, SIGMA, n=1000, alpha=0.001, seed=0)
-    expected = predict(voter(net, other), other, rows, SIGMA, n=1000, alpha=0.001, seed=0)
+    found = predict(shown, other, rows, n=1000, alpha=0.001, seed=0)
+    expected = predict(voter(net, other), other, rows, n=1000, alpha=0.001, seed=0)
     for one, another in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, another)
 
