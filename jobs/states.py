@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 from tabulate import tabulate
 
+from cluster import certificates
 from cluster.folder import alive, holder
 from ebsc.errors import InputError, RunError, one_line
 from ebsc.files import parse_json
@@ -176,7 +177,7 @@ def _result(ticket: dict) -> str:
 
 
 def _progress(folder: Path) -> tuple[str, str]:
-    """How far a training is by its last line, a certification by its status."""
+    """How far a training is by its last line, a certification by its status, or by its end."""
     lines = read_lines(folder / "metrics.jsonl")
     if lines:
         last = lines[-1]
@@ -186,6 +187,8 @@ def _progress(folder: Path) -> tuple[str, str]:
     with suppress(OSError, ValueError, KeyError, TypeError):
         status = parse_json((folder / "status.json").read_bytes())
         return f"{status['settled']:,}/{status['images']:,} images", ""
+    with suppress(InputError):  # of a run that was merged, kept or released
+        return f"{len(certificates.read(folder)):,} images", ""
     return "", ""
 
 

@@ -100,6 +100,8 @@ def test_finished_work_of_every_kind_is_completed(finished, place, tmp_path):
         assert result.status == 0, result.err
     for folder in (finished.model, place.run, place.run / "attack", tmp_path / "kept" / "run", imported):
         assert row(folder)[0] == "COMPLETED"
+    assert row(place.run)[1] == "6/6 images"
+    assert row(tmp_path / "kept" / "run")[1] == "6 images"
     with RunFolder(reproduced, CONFIG, "story.md"):
         pass
     assert row(reproduced)[0] == "STOPPED"
