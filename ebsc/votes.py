@@ -106,7 +106,7 @@ class Voter:
 
     def show(self, images: ArrayLike) -> None:
         """Vote on other images of the same shape from now on; nothing is compiled again."""
-        images = np.asarray(images)
+        images = np.ascontiguousarray(images)
         if self.lattice and images.dtype != np.uint8:
             raise InputError(
                 f"images must be uint8 integers in 0..{self.levels}, not {images.dtype}: certificates of images off the"
