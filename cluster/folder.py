@@ -135,7 +135,7 @@ class RunFolder:
             for key in sorted({*old, *new})
             if old.get(key) != new.get(key)
         ]
-        if len(changed) > 1:  # other images are said already
+        if any(change.startswith(("data is ", "images is ", "lattice is ", "split is ")) for change in changed):
             changed = [change for change in changed if not change.startswith("checksum ")]
         if changed:
             said = "; ".join(changed)
@@ -211,10 +211,12 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing or damaged, or of something else.
     """
-    if (Path(folder) / "model.json").exists():
-        raise InputError(f"{folder} is a model folder, not a run: ebsc certify {folder} makes one")
-    config = read_config(folder)
+    folder = Path(folder)
+    trained = (folder / "model.json").exists()
+    config = read_config(folder) if (folder / "config.json").exists() or not trained else {"question": {}}
     if not {"log", "budget"} & config["question"].keys():
+        if trained:
+            raise InputError(f"{folder} is a model folder, not a run: ebsc certify {folder} makes one")
         raise InputError(f"{folder}/config.json is not that of a certification: no budget")
     return config
 

@@ -71,12 +71,14 @@ class Unit:
         seed: of the campaign.
         spans: which draws of which images, an array of :data:`SPAN`.
         campaign: tells its campaign from all others.
+        sigma: of the campaign; None where anything may count it.
     """
 
     number: int
     seed: int
     spans: np.ndarray
     campaign: str = ""
+    sigma: float | None = None
 
     @cached_property
     def draws(self) -> int:
@@ -103,6 +105,7 @@ class Campaign:
         look: the last look that each image has finished, -1 before the first.
         queued: draws planned and not yet given out.
         draws: draws merged so far.
+        counter: what :func:`ebsc.votes.certify` had them counted by, which is then the only one; None before.
     """
 
     def __init__(
@@ -124,7 +127,8 @@ class Campaign:
         if len(np.unique(self.images)) < len(labels):
             raise InputError("an image is named twice: its draws would be counted twice")
         self.n_classes = n_classes
-        self.sigma = sigma
+        self.sigma = float(sigma)
+        self.counter: object = None
         self.budget = budget
         self.seed = seed
         self.outcome = np.full(len(labels), Outcome.PENDING, dtype=np.int8)
@@ -155,7 +159,7 @@ class Campaign:
         """
         units: list[Unit] = []
         while self._queue and (limit is None or len(units) < limit):
-            unit = Unit(self._units, self.seed, self._take(max(size, BLOCK)), self._name)
+            unit = Unit(self._units, self.seed, self._take(max(size, BLOCK)), self._name, self.sigma)
             self.queued -= unit.draws
             self._units += 1
             self._out[unit.number] = unit

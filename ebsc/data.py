@@ -53,7 +53,7 @@ class Dataset:
             floats; or ``float32`` in [0, 1] for images off the lattice, whose certificates are marked as not sound in
             floats.
         labels: (N,), ``int64``; classes 0 to ``n_classes - 1``.
-        levels: the integer L that stands for white; a pixel's value is ``image / L``.
+        levels: the integer L that stands for white, an ``int``; a pixel's value is ``image / L``.
         n_classes: number of classes.
 
     Raises:

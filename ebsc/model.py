@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +104,7 @@ MOST_SIGMA = 1e6
 
 def check_sigma(sigma: float) -> None:
     """Raise :class:`InputError` unless sigma is a number from 1e-6 to 1e6: its square must be one of float32."""
-    if not isinstance(sigma, int | float) or not 1 / MOST_SIGMA <= sigma <= MOST_SIGMA:
+    if not isinstance(sigma, Real) or not 1 / MOST_SIGMA <= sigma <= MOST_SIGMA:
         raise InputError(f"sigma must be a positive number, from 1e-6 to 1e6, not {sigma}")
 
 

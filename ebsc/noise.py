@@ -14,6 +14,7 @@ no information about x can hide in the low bits of ``x + eps`` (Voráček & Hein
 
 import math
 from enum import IntEnum
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -43,8 +44,8 @@ REFINEMENT = 16
 
 
 def check_seed(seed: int) -> None:
-    """Raise :class:`InputError` unless 0 <= seed < 2**63."""
-    if not 0 <= seed < 2**63:
+    """Raise :class:`InputError` unless seed is an integer and 0 <= seed < 2**63."""
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
         raise InputError(f"seed must not be negative, and below 2^63, but is {seed}")
 
 
@@ -122,8 +123,8 @@ def check_images(images: np.ndarray, levels: int) -> None:
     Traceback (most recent call last):
     ebsc.errors.InputError: images must be uint8 or float32 of shape (N, C, H, W), not int64 (1, 28, 28, 1)
     """
-    if not 1 <= levels <= 255:
-        raise InputError(f"levels must lie in 1..255, not {levels}")
+    if type(levels) is not int or not 1 <= levels <= 255:  # arithmetic of a shorter integer would overflow
+        raise InputError(f"levels must be an int in 1..255, not {levels!r}")
     if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):
         raise InputError(f"images must be uint8 or float32 of shape (N, C, H, W), not {images.dtype} {images.shape}")
     if not images.size:

@@ -33,7 +33,7 @@ class Voter:
     Args:
         model: what is voted over; it is copied.
         images: (row, channel, height, width), ``uint8`` integers on the lattice {0..levels}; an array or a tensor.
-        levels: L, the integer of white.
+        levels: L, the integer of white, an ``int``.
         n_classes: number of classes.
         device: where the network runs.
         precision: of the network.
@@ -86,10 +86,9 @@ class Voter:
         dtype = getattr(torch, precision)
         model = copy.deepcopy(model).eval().requires_grad_(False)
         self.model = model.to(self.device, dtype).to(memory_format=torch.channels_last)
+        self._shape = tuple(np.shape(images)[1:])
         self.show(images)
-        shape = tuple(self.images.shape[1:])
-        if walk:
-            shape = (1 + walk.normals, *shape)
+        shape = (1 + walk.normals, *self._shape) if walk else self._shape
         self._batch = torch.zeros(batch, *shape, device=self.device, dtype=dtype)
         self._normals: Normals | None = None
         self._perturb, self._classify = as_graph(perturb, compiled), as_graph(self._argmax, compiled)
@@ -105,24 +104,34 @@ class Voter:
         self._batch = self._batch.new_zeros(batch, *self._batch.shape[1:])
 
     def show(self, images: ArrayLike) -> None:
-        """Vote on other images of the same shape from now on; nothing is compiled again."""
-        images = np.ascontiguousarray(images)
+        """Vote on a copy of other images of the same shape from now on; nothing is compiled again.
+
+        Raises:
+            InputError: images are not as stated for the voter, or of another shape.
+        """
+        images = np.asarray(images).copy(order="C")
         if self.lattice and images.dtype != np.uint8:
             raise InputError(
                 f"images must be uint8 integers in 0..{self.levels}, not {images.dtype}: certificates of images off the"
                 " lattice are not sound in floating point (lattice=False takes float32 all the same)"
             )
         check_images(images, self.levels)
+        if images.shape[1:] != self._shape:
+            raise InputError(f"images must have the shape {self._shape} as the first ones, not {images.shape[1:]}")
         if images.dtype == np.uint8:
             check_exact(self.model.sigma, self.levels)
         self.images = torch.from_numpy(images).to(self.device)
+        self.shown = object()
 
     def count(self, unit: Unit) -> Int64[np.ndarray, "span class"]:
         """Votes of each span of the unit for each class.
 
         Raises:
+            InputError: the unit is of a campaign with another sigma.
             RunError: the network's outputs are not finite.
         """
+        if unit.sigma not in (None, self.model.sigma):
+            raise InputError(f"the campaign has sigma {unit.sigma}, the model {self.model.sigma}")
         with torch.no_grad(), compiling():
             votes = torch.cat([self._classify(batch) for batch in self._batches(unit)])
         spans = np.repeat(np.arange(len(unit.spans)), unit.spans["stop"] - unit.spans["start"])
@@ -168,15 +177,16 @@ class Voter:
         return chain_votes(self.model, batch[:, 0], batch[:, 1:], self.walk) if self.walk else self.model(batch)
 
     def _check(self) -> None:
-        shape = tuple(self.images.shape[1:])
         try:
             with torch.no_grad():
                 logits = self._scores(self._batch[:1])
         except RuntimeError as error:
             if out_of_memory(error) or isinstance(error, torch.AcceleratorError):
                 raise
-            raise InputError(f"the model does not take images of shape {shape}: {one_line(error)}") from error
-        if logits.shape != (1, self.n_classes):
+            raise InputError(f"the model does not take images of shape {self._shape}: {one_line(error)}") from error
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise InputError("the model must answer a batch with logits, a tensor of shape (image, class)")
+        if logits.shape[1] != self.n_classes:
             raise InputError(f"the model has {logits.shape[1]} classes, the data {self.n_classes}")
         self._check_independent()
 
@@ -187,9 +197,10 @@ class Voter:
             8, *self._batch.shape[1:]
         )
         with torch.no_grad():
-            alone, again, among = (
+            scores = [
                 self._scores(torch.cat([batch[:1], others])) for others in (batch[1:], batch[1:], 0.1 * batch[1:])
-            )
+            ]
+        alone, again, among = (some - some.mean(1, keepdim=True) for some in scores)  # what is common decides nothing
         same = 1e-6 if self.device.type == "cpu" else 0.01  # some kernels of GPUs add up in any order
         if (alone - again).abs().max() > same * alone.abs().max():
             raise InputError("the model draws random numbers of its own: its votes cannot be counted again")
@@ -203,16 +214,20 @@ def certify(campaign: Campaign, voter: Voter) -> np.ndarray:
     """Count all that a campaign needs, in this process; see :meth:`ebsc.campaign.Campaign.certificates`.
 
     Raises:
-        InputError: the campaign is not one of the voter's images, classes and sigma.
+        InputError: the campaign is not one of the voter's images, classes and sigma, or was counted by another voter or
+            on other images before.
         RunError: the network's outputs are not finite.
     """
     asked = len(campaign.labels), campaign.n_classes, campaign.sigma
     given = len(voter.images), voter.n_classes, voter.model.sigma
     if asked != given:
         raise InputError(
-            "the campaign is of {} images, {} classes and sigma {:g}".format(*asked)
-            + ", the voter of {}, {} and {:g}".format(*given)
+            "the campaign is of {} images, {} classes and sigma {}".format(*asked)
+            + ", the voter of {}, {} and {}".format(*given)
         )
+    if campaign.counter not in (None, voter.shown):
+        raise InputError("the campaign was counted by another voter, or on other images: each takes one of its own")
+    campaign.counter = voter.shown
     while units := campaign.next_units(16_384):
         for unit in units:
             campaign.merge(unit, voter.count(unit))

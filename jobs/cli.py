@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
@@ -199,6 +199,13 @@ def _joined(obj: Any, style: DocstringStyle = DocstringStyle.AUTO) -> docstring_
 docstring_parser.parse_from_object = _joined  # tyro's only way to an option's text
 
 
+def _version() -> str:
+    try:
+        return version("ebsc")
+    except PackageNotFoundError:
+        return "from a checkout, not installed"
+
+
 def load(name: str) -> Any:
     """The dataclass of a subcommand."""
     module, _, command = COMMANDS[name].partition(":")
@@ -212,7 +219,7 @@ def main() -> None:
         if name in COMMANDS:
             parse(load(name), words, f"ebsc {name}").run()
         elif name == "--version":
-            print(f"ebsc {version('ebsc')}")
+            print(f"ebsc {_version()}")
         elif name and not name.startswith("-"):
             near = get_close_matches(name, COMMANDS, 1)
             meant = f"; perhaps {near[0]}" if near else ""

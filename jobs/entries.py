@@ -56,6 +56,7 @@ class Entry:
         plain: its model has a denoiser that it did not vote with.
         steps: of the chain by which a draw votes; 0 where it votes by one jump.
         checksum: of its images and labels as a run knows them; empty where it is not known.
+        data: the data set, and the split where it is not ``test``; empty where it is not known.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Entry:
     label: np.ndarray | None = None
     whole: int = 0
     checksum: str = ""
+    data: str = ""
 
     @property
     def published(self) -> bool:
@@ -181,6 +183,7 @@ def _read_run(folder: Path) -> Entry:
             plain=question["plain"],
             steps=question.get("walk", {"steps": 0})["steps"],
             checksum=question["checksum"] if sound else "",
+            data=question["data"] + f" ({question['split']})" * (question["split"] != "test"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}/config.json is not that of a certification: {error!r}") from error

@@ -308,13 +308,13 @@ def _submit(commands: Sequence[Command], cluster: Cluster, slurm: Slurm, folder:
         raise InputError(f"there is no SLURM here ({error}): use --cluster local or here") from error
     executor.update_parameters(**slurm.parameters(f"ebsc-{folder.name}", commands[0].tasks))
     executor._executor.parameters["wckey"] = None  # else "submitit", which a cluster with such keys does not know
+    folders = [command.folder for command in commands]
     if slurm.dry_run:
         print(sbatch_text(executor, len(commands)))
         if len(commands) > 1:
-            print(*(f"# task {number}: {command.folder}" for number, command in enumerate(commands)), sep="\n")
+            print("# a task for each of these that is not under way already:", *folders, sep="\n# ")
         return []
     make_folder(folder, "folder")
-    folders = [command.folder for command in commands]
     if not slurm.depends:
         busy = {state.folder: state for state in states(folders) if state.job and state.active}
         for state in busy.values():

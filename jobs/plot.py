@@ -60,7 +60,7 @@ class Plot:
             plots.training(self._courses(), self.quantity, out, self.width)
         else:
             for row in self.rows:
-                if (row / "model.json").exists():
+                if (row / "model.json").exists() and not (row / "certificates.parquet").exists():
                     raise InputError(f"{row} is a model folder, not a run: --kind training plots how it was trained")
             entries = side_by_side(self.rows)
             if self.kind == "curves":

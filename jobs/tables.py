@@ -216,7 +216,10 @@ def render(
     paired: bool = False,
 ) -> str:
     """The table as text: :func:`compare`, typeset, with the best of each column marked; or all of it as JSON."""
-    found = compare(entries, radii, rho, envelope=envelope, spread=spread, paired=paired)
+    return _printed(compare(entries, radii, rho, envelope=envelope, spread=spread, paired=paired), entries, radii, form)
+
+
+def _printed(found: Comparison, entries: list[Entry], radii: tuple[float, ...], form: Format) -> str:
     if form == "json":
         return _exact(entries, radii, found)
     return typeset(found.head, found.body, found.notes, form, found.best)
@@ -266,6 +269,12 @@ def notes(entries: list[Entry], radii: tuple[float, ...], rho: float) -> list[st
     if any(entry.whole > len(images) for entry in entries):
         more = ", ".join(f"{entry.name} ({entry.whole})" for entry in entries if entry.whole > len(images))
         notes.append(f"Rows that cover more images are cut to those that all rows have: {more}.")
+    known = [entry for entry in entries if entry.data]
+    if len(sets := sorted({entry.data for entry in known})) > 1 and len({entry.checksum for entry in known}) > 1:
+        notes.append(
+            f"Rows are of {', '.join(sets)}: that what they call image {images[0]} is one image was not checked, only"
+            " that labels agree."
+        )
     logs = [entry.name for entry in entries if entry.published]
     if logs:
         notes.append(_rounding_note(logs, entries, radii))
@@ -364,10 +373,10 @@ class Table:
             check_figure(self.plot)
         radii, entries = parse_radii(self.radii), side_by_side(self.rows)
         summaries = {"envelope": self.envelope, "spread": self.spread, "paired": self.paired}
-        shown = render(entries, radii, self.format, self.rho, **summaries)
+        found = compare(entries, radii, self.rho, **summaries)
+        put(_printed(found, entries, radii, self.format), self.out)
         if self.format == "csv":
-            print(*notes(entries, radii, self.rho), sep="\n", file=sys.stderr)
-        put(shown, self.out)
+            print(*found.notes, sep="\n", file=sys.stderr)
         if self.plot:
             from jobs.plots import curves
 

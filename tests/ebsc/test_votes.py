@@ -6,7 +6,7 @@ import compiling
 import numpy as np
 import pytest
 import torch
-from voting import BUDGET, SIGMA, certificates, images, model, naive, units
+from voting import BUDGET, SIGMA, campaign, certificates, images, model, naive, units
 
 from ebsc import data
 from ebsc.campaign import Campaign, Unit
@@ -107,7 +107,7 @@ NOT_PIXELS = {
     "floats on [0, 1]": (lambda pixels: (pixels / 16).astype(np.float32), {}, "lattice=False"),
     "a list": (lambda pixels: pixels.tolist(), {}, "not int64"),
     "above white": (lambda pixels: pixels, {"levels": 4}, "off the lattice {0..4}"),
-    "no levels": (lambda pixels: 0 * pixels, {"levels": 0}, "levels must lie in 1..255"),
+    "no levels": (lambda pixels: 0 * pixels, {"levels": 0}, "levels must be an int in 1..255"),
     "no batch": (lambda pixels: pixels[0], {}, r"of shape (N, C, H, W), not uint8 (1, 8, 8)"),
     "pixels in floats off it": (lambda pixels: pixels.astype(np.float32), {"lattice": False}, "must lie in [0, 1]"),
     "NaN": (lambda pixels: np.float32("nan") * pixels.astype(np.float32), {"lattice": False}, "NaN"),
@@ -126,9 +126,25 @@ def test_images_on_which_certificates_would_be_false_are_refused_at_first_and_la
         voter.show(change(images()))
 
 
-def test_tensors_do_as_well_as_arrays():
-    voter = Voter(model(), torch.from_numpy(images()), levels=16, n_classes=10)
+@pytest.mark.parametrize("shape", [(3, 1, 1, 8), (3, 3, 8, 8), (3, 1, 9, 9)])
+def test_images_of_another_shape_are_not_shown_later(shape):
+    voter = Voter(model(), images(), levels=16, n_classes=10)
+    with pytest.raises(
+        InputError, match=re.escape(f"must have the shape (1, 8, 8) as the first ones, not {shape[1:]}")
+    ):
+        voter.show(np.zeros(shape, np.uint8))
     assert certificates(voter) == certificates(Voter(model(), images(), levels=16, n_classes=10))
+
+
+@pytest.mark.parametrize(
+    "other", [torch.from_numpy, lambda pixels: pixels[::-1][::-1], lambda pixels: pixels[:, :, ::-1]]
+)
+def test_tensors_and_any_order_in_memory_do_as_well_as_arrays(other):
+    pixels = other(images().copy())
+    voter = Voter(model(), pixels, levels=16, n_classes=10)
+    expected = certificates(Voter(model(), np.asarray(pixels).copy(order="C"), levels=16, n_classes=10))
+    pixels[:] = 0  # a voter has its own
+    assert certificates(voter) == expected
 
 
 OTHERS = {
@@ -142,8 +158,25 @@ OTHERS = {
 def test_a_campaign_of_something_else_is_refused(asked, message):
     rows, n_classes, sigma = asked
     campaign = Campaign(np.zeros(rows, np.int64), n_classes, sigma, budget=BUDGET)
-    with pytest.raises(InputError, match=re.escape(message.format(f"{sigma:g}", f"{SIGMA:g}"))):
+    with pytest.raises(InputError, match=re.escape(message.format(sigma, SIGMA))):
         certify(campaign, Voter(model(), images(), levels=16, n_classes=10))
+
+
+def test_a_unit_of_another_sigma_is_not_counted():
+    (unit,) = Campaign(np.zeros(3, np.int64), 10, 2 * SIGMA, budget=BUDGET).next_units(10**6)
+    with pytest.raises(InputError, match=re.escape("the campaign has sigma 1.0, the model 0.5")):
+        Voter(model(), images(), levels=16, n_classes=10).count(unit)
+
+
+def test_a_campaign_is_of_one_voter_and_its_images():
+    voter, other = (Voter(model(), images(), levels=16, n_classes=10) for _ in range(2))
+    done = campaign()
+    assert (certify(done, voter) == certify(done, voter)).all()  # nothing is counted again
+    with pytest.raises(InputError, match="counted by another voter, or on other images"):
+        certify(done, other)
+    voter.show(16 - images())
+    with pytest.raises(InputError, match="counted by another voter, or on other images"):
+        certify(done, voter)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), torch.AcceleratorError("no device")])
@@ -162,6 +195,76 @@ def test_a_network_that_looks_at_the_whole_batch_is_refused(precision):
     net = Ebsc(model().denoiser, torch.nn.Sequential(normalised, model().classifier), SIGMA)
     with pytest.raises(InputError, match="depends on the others of its batch"):
         Voter(net, images(), levels=16, n_classes=10, precision=precision)
+
+
+@pytest.mark.parametrize("offset", [0, 100, 1000])
+def test_what_all_logits_have_in_common_hides_neither(offset):
+    class Mixed(torch.nn.Module):
+        def forward(self, x):
+            mean = x.mean().expand(len(x))
+            return torch.stack([-mean, mean], 1) + offset
+
+    class Shaken(torch.nn.Module):
+        def forward(self, x):
+            return torch.randn(len(x), 2) + offset
+
+    for net, message in ((Mixed(), "depends on the others of its batch"), (Shaken(), "random numbers of its own")):
+        with pytest.raises(InputError, match=message):
+            Voter(Ebsc(torch.nn.Identity(), net, SIGMA), images(), levels=16, n_classes=2)
+
+
+UNTYPED = """
+import numpy as np, torch
+from ebsc.budgets import Fixed
+from ebsc.campaign import Campaign
+from ebsc.errors import InputError
+from ebsc.model import Ebsc
+from ebsc.votes import Voter
+
+class Net(torch.nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer(x)
+
+def voter(answer=lambda x: x.flatten(1)[:, :2], levels=16):
+    net = Ebsc(torch.nn.Identity(), Net(answer), 0.5)
+    return Voter(net, np.full((1, 1, 2, 2), 16, np.uint8), levels=levels, n_classes=2)
+
+def campaign(**words):
+    return Campaign([0], 2, **{"sigma": 0.5, **words}, budget=Fixed(n=100))
+
+voter()
+for levels in (np.uint8(16), torch.tensor(16, dtype=torch.uint8), 16.0, True):
+    try:
+        voter(levels=levels)
+    except InputError as error:
+        assert str(error).startswith("levels must be an int in 1..255, not"), error
+    else:
+        raise AssertionError(levels)
+for answer in (lambda x: x.sum((1, 2, 3)), lambda x: (x.flatten(1)[:, :2], x)):
+    try:
+        voter(answer)
+    except InputError as error:
+        assert "must answer a batch with logits" in str(error), error
+    else:
+        raise AssertionError(answer)
+try:
+    campaign(seed=1.5)
+except InputError as error:
+    assert "seed must not be negative" in str(error), error
+else:
+    raise AssertionError("seed")
+assert voter().count(campaign(sigma=np.float32(0.5)).next_units(1000)[0]).sum() == 100
+print("equal")
+"""
+
+
+def test_what_only_types_would_refuse_is_refused_by_words():
+    """In a process of its own, as annotations are enforced in this one: a levels of 8 bits would overflow."""
+    compiling.check(UNTYPED)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-3])

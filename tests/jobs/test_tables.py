@@ -219,10 +219,37 @@ def test_rows_that_were_cut_to_common_images_are_named(place, peer):
 
 
 def test_what_is_to_be_said_of_a_csv_table_goes_to_stderr(place, peer):
-    said = tiny.cli("table", place.run, peer).out.split("\n\n")[1].splitlines()
-    result = tiny.cli("table", place.run, peer, "--format", "csv")
-    assert len(cells(result.out)) == 2
+    words = ["table", place.run, peer, "--envelope", "--paired"]
+    said = tiny.cli(*words).out.split("\n\n")[1].splitlines()
+    result = tiny.cli(*words, "--format", "csv")
+    assert len(cells(result.out)) == 5
+    assert len([line for line in said if line.startswith(("Envelope: ", "Pairs: "))]) == 2
     assert result.err.splitlines() == [line for line in said if "Best of each column" not in line]
+
+
+def test_that_images_of_two_data_sets_are_the_same_is_not_taken_for_granted(place):
+    test = data.load("digits", "test")
+    for name, images in (("same", test.images), ("inverted", 16 - test.images)):
+        arrays = {
+            f"{split}_{kind}": part
+            for split in ("train", "test")
+            for kind, part in (("images", images), ("labels", test.labels))
+        }
+        np.savez(place.folder / f"{name}.npz", levels=16, **arrays)
+        words = ["--data", place.folder / f"{name}.npz", "--images", "::120" if name == "inverted" else "::60"]
+        assert tiny.cli(*place.certify(*words, out=name)).status == 0
+    few, other = tiny.cli("table", place.run, place.folder / "inverted"), tiny.cli("table", place.run, place.run)
+    assert re.search(
+        r"^Rows are of \S*inverted.npz, digits: that what they call image 0 is one image", few.out, re.MULTILINE
+    )
+    assert "Rows are of" not in other.out
+
+
+def test_a_run_may_stand_in_the_folder_of_its_model(place):
+    assert tiny.cli(*place.certify(out="model")).status == 0
+    for words in (["table"], ["verify"], ["plot", "-o", place.folder / "curves.png"]):
+        done = tiny.cli(*words, place.model)
+        assert done.status == 0, done.err
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(place):
