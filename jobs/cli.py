@@ -101,6 +101,7 @@ def parse(kind: Any, words: list[str], program: str | None = None) -> Any:
         InputError: unknown recipe, an option that is not allowed or that is another command's, or one that takes a list
             given twice.
     """
+    words = _model_first(kind, words)
     for word in words:
         if said := getattr(kind, "elsewhere", {}).get(word.partition("=")[0]):
             raise InputError(f"{word.partition('=')[0]}: {said}")
@@ -114,6 +115,18 @@ def parse(kind: Any, words: list[str], program: str | None = None) -> Any:
     else:
         command = tyro.cli(kind, prog=program, args=words)
     return replace(command, given=tuple(_given(words))) if getattr(command, "sweep", ()) else command
+
+
+def _model_first(kind: Any, words: list[str]) -> list[str]:
+    """The same words, with a model that is named by --model, where it is no option, in its place."""
+    hint = get_type_hints(kind, include_extras=True).get("model")
+    if tyro.conf.Positional in get_args(hint):
+        for place, word in enumerate(words):
+            if word.startswith("--model="):
+                return [word.removeprefix("--model="), *words[:place], *words[place + 1 :]]
+            if word == "--model" and place + 1 < len(words):
+                return [words[place + 1], *words[:place], *words[place + 2 :]]
+    return words
 
 
 def _lists(kind: Any) -> Iterator[str]:

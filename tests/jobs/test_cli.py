@@ -7,6 +7,7 @@ import subprocess
 import sys
 import typing
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -14,6 +15,7 @@ import tiny
 import tyro
 
 from jobs import cli
+from jobs.certify import Certify
 from jobs.tables import Table
 from jobs.train import Train
 
@@ -68,6 +70,13 @@ def test_what_is_said_of_an_option_is_one_paragraph(name, monkeypatch):
     for option, block in entries(tiny.cli(name, "--help").out).items():
         indented = [line for line in block.splitlines()[1:] if re.match(r"[\s│]{10,}\w", line)]
         assert len(indented) <= 1, option
+
+
+@pytest.mark.parametrize("words", [["--model", "m"], ["--model=m"]])
+def test_a_model_may_be_named_by_an_option_too(words):
+    expected = cli.parse(Certify, ["m", "--extend", "n=200", "--n", "100"])
+    assert cli.parse(Certify, ["--extend", "n=200", *words, "--n", "100"]) == expected
+    assert cli.parse(COMMANDS["attack"], ["run", *words]).model == Path("m")  # there it is one
 
 
 def test_it_says_its_version():
