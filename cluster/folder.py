@@ -206,18 +206,16 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
-    """``config.json`` of a certification, or of an imported log.
+    """``config.json`` of a folder that should be a certification, or an imported log.
 
     Raises:
-        InputError: it is missing or damaged, or of something else.
+        InputError: it is missing or damaged, or the folder is a model's.
     """
     folder = Path(folder)
     trained = (folder / "model.json").exists()
     config = read_config(folder) if (folder / "config.json").exists() or not trained else {"question": {}}
-    if not {"log", "budget"} & config["question"].keys():
-        if trained:
-            raise InputError(f"{folder} is a model folder, not a run: ebsc certify {folder} makes one")
-        raise InputError(f"{folder}/config.json is not that of a certification: no budget")
+    if trained and not {"log", "budget"} & config["question"].keys():
+        raise InputError(f"{folder} is a model folder, not a run: ebsc certify {folder} makes one")
     return config
 
 

@@ -159,6 +159,8 @@ def _read_run(folder: Path) -> Entry:
         except TypeError as error:
             raise InputError(f"{folder}/config.json is not that of an imported log: {error}") from error
         return replace(_read_log(folder / certificates.LOG), name=name, **about)
+    if "budget" not in question:
+        raise InputError(f"{folder}/config.json is not that of a certification: no budget")
     table = certificates.read(folder)
     try:
         budget, sound = question["budget"], question["lattice"]

@@ -37,5 +37,7 @@ def test_a_one_sided_run_does_not_go_on_as_a_two_sided_one(place):
     before = tiny.files(place.folder)
     result = tiny.cli(*place.certify("--two-sided", out="run"))
     assert result.status == 2
-    assert result.err.endswith("another configuration: budget.two_sided is false there, true here\n")
+    assert result.err.endswith(
+        "another configuration: budget.two_sided is false there, true here (-o names another folder)\n"
+    )
     assert tiny.files(place.folder) == before
